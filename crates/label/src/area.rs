@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reading a label area.
+
+use std::fmt;
+
+use nvstack_format::Invalid;
+use nvstack_format::label::{AreaLayout, HEADER_LEN, Index, IndexHeader, Label, Version, select};
+use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
+
+/// A label area on a medium.
+///
+/// Opening succeeds for any bytes: an area without a valid index block has no labels, and Linux then takes the DIMM as
+/// one without labels. [`LabelArea::index`] tells.
+pub struct LabelArea<M> {
+    pub(crate) media: M,
+    pub(crate) layout: AreaLayout,
+    pub(crate) blocks: [Result<Index, Invalid>; 2],
+}
+
+impl<M: Media> fmt::Debug for LabelArea<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LabelArea").field("media", &self.media.name()).field("index", &self.index()).finish()
+    }
+}
+
+/// A slot in use, and the label in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The slot.
+    pub number: u32,
+    /// The label, or why Linux drops it without a word.
+    pub label: Result<Label, Invalid>,
+}
+
+impl<M: Media> LabelArea<M> {
+    /// Reads the index blocks of the area that `media` is. Writes nothing.
+    ///
+    /// Errors: [`Kind::Invalid`] for a size that no area can have, and what the medium says. Bad index blocks are no
+    /// error.
+    pub fn open(media: M) -> Result<LabelArea<M>> {
+        let [first, second] = Version::ALL;
+        // Linux tries the small labels first and takes them if only one block is valid for them.
+        let small = read_blocks(&media, first)?;
+        let (layout, blocks) = match small {
+            found @ (_, [Ok(_), _] | [_, Ok(_)]) => found,
+            (layout, neither) => match read_blocks(&media, second)? {
+                found @ (_, [Ok(_), _] | [_, Ok(_)]) => found,
+                // Neither kind: what is told of the blocks should be about the kind that they say they are.
+                other if claims(&media, second)? => other,
+                _ => (layout, neither),
+            },
+        };
+        Ok(LabelArea { media, layout, blocks })
+    }
+
+    /// The medium.
+    pub fn media(&self) -> &M {
+        &self.media
+    }
+
+    /// The medium back.
+    pub fn into_media(self) -> M {
+        self.media
+    }
+
+    /// The current index block; none in an area that is blank or unusable.
+    pub fn index(&self) -> Option<&Index> {
+        let [first, second] = &self.blocks;
+        let number = select(first.as_ref().ok(), second.as_ref().ok())?;
+        self.blocks.get(number)?.as_ref().ok()
+    }
+
+    /// The version of the labels, where there is a current index block.
+    pub fn version(&self) -> Option<Version> {
+        self.index().map(|index| index.layout().version)
+    }
+
+    /// Both index blocks, each valid or with what is wrong with it. One bad block is what a power cut leaves.
+    pub fn blocks(&self) -> &[Result<Index, Invalid>; 2] {
+        &self.blocks
+    }
+
+    /// The headers of both index blocks as they stand there, valid or not: what `read-labels` shows.
+    pub fn headers(&self) -> Result<[IndexHeader; 2]> {
+        let header = |number| -> Result<IndexHeader> {
+            let at = MediaOffset(self.layout.index(number));
+            let mut bytes = [0; HEADER_LEN];
+            self.media.read(at, &mut bytes)?;
+            // As many bytes as a header has; it cannot be none.
+            IndexHeader::decode(&bytes).ok_or_else(|| Error::new(Kind::Corrupt, "read label index").at(at))
+        };
+        Ok([header(0)?, header(1)?])
+    }
+
+    /// Whether nothing was ever written where index blocks would be, so that a new area harms nothing.
+    pub fn is_blank(&self) -> Result<bool> {
+        for version in Version::ALL {
+            let layout = layout(&self.media, version)?;
+            for number in [0, 1] {
+                if read_block(&self.media, &layout, number)?.iter().any(|byte| *byte != 0) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The slots that the current index block counts as used.
+    pub fn slots(&self) -> Result<Vec<Slot>> {
+        let Some(index) = self.index() else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        let mut bytes = label_buffer(&self.layout);
+        for number in index.used() {
+            self.read_slot(number, &mut bytes)?;
+            let label = Label::parse(&bytes, self.layout.version, number);
+            found.push(Slot { number, label });
+        }
+        Ok(found)
+    }
+
+    /// The labels in all slots, used or free, whose stored slot number is their own: what `read-labels` prints. Without a
+    /// current index block the slots are looked for where an area of this size has them.
+    pub fn all_labels(&self) -> Result<Vec<Label>> {
+        let mut found = Vec::new();
+        let mut bytes = label_buffer(&self.layout);
+        for number in 0..self.index().map_or(self.layout.slots, Index::nslot) {
+            self.read_slot(number, &mut bytes)?;
+            found.extend(Label::decode(&bytes, self.layout.version).filter(|label| label.slot == number));
+        }
+        Ok(found)
+    }
+
+    /// The labels that name a part of this DIMM, whose persistent memory is `dimm_size` bytes, from the lowest address
+    /// on. Labels that cannot be, or lie outside, are left out; [`LabelArea::slots`] tells of the former.
+    ///
+    /// [`Kind::Corrupt`] if two labels claim the same bytes or the same namespace: Linux then gives up all labels of the
+    /// DIMM or of its region, and nobody can tell which one is right. Whether the cookie is that of the DIMM's set is for
+    /// the caller to judge.
+    pub fn namespaces(&self, dimm_size: u64) -> Result<Vec<Label>> {
+        let mut labels: Vec<Label> = self.slots()?.into_iter().filter_map(|slot| slot.label.ok()).collect();
+        labels.sort_by_key(|label| (label.dpa, label.slot));
+        for (one, other) in labels.iter().zip(labels.iter().skip(1)) {
+            if one.end() > other.dpa {
+                return Err(self.conflict(one, other, "labels of different ranges"));
+            }
+        }
+        let version = self.layout.version;
+        labels.retain(|label| label.check(version).is_ok() && label.end().0 <= dimm_size);
+        let mut by_uuid: Vec<&Label> = labels.iter().collect();
+        by_uuid.sort_by_key(|label| (label.uuid, label.slot));
+        for (one, other) in by_uuid.iter().zip(by_uuid.iter().skip(1)) {
+            if one.uuid == other.uuid {
+                return Err(self.conflict(one, other, "one label for each namespace"));
+            }
+        }
+        Ok(labels)
+    }
+
+    fn conflict(&self, one: &Label, other: &Label, accepted: &'static str) -> Error {
+        let show = |label: &Label| {
+            format!("slot {} with {}, bytes {} to {}", label.slot, label.uuid, label.dpa, label.end())
+        };
+        Error::new(Kind::Corrupt, "read labels")
+            .at(MediaOffset(self.layout.slot(other.slot).unwrap_or(0)))
+            .found(format_args!("{} and {}", show(one), show(other)))
+            .accepted(accepted)
+    }
+
+    fn read_slot(&self, number: u32, bytes: &mut [u8]) -> Result<()> {
+        let Some(at) = self.layout.slot(number) else {
+            return Err(Error::new(Kind::OutOfRange, "read label").found(format_args!("slot {number}")));
+        };
+        self.media.read(MediaOffset(at), bytes)
+    }
+}
+
+/// Room for one label. They are 128 or 256 bytes.
+fn label_buffer(layout: &AreaLayout) -> Vec<u8> {
+    vec![0; usize::try_from(layout.version.label_len()).unwrap_or(0)]
+}
+
+/// The geometry of a medium taken as an area.
+pub(crate) fn layout<M: Media>(media: &M, version: Version) -> Result<AreaLayout> {
+    AreaLayout::compute(media.len(), version)
+        .map_err(|finding| Error::invalid(Kind::Invalid, "use as label area", MediaOffset(0), finding))
+}
+
+/// The bytes of an index block. Their number follows from the size of the medium, never from what is on it.
+pub(crate) fn read_block<M: Media>(media: &M, layout: &AreaLayout, number: usize) -> Result<Vec<u8>> {
+    let Ok(len) = usize::try_from(layout.index_len) else {
+        return Err(
+            Error::new(Kind::NoMemory, "read label index").found(format_args!("{} bytes", layout.index_len))
+        );
+    };
+    let mut bytes = vec![0; len];
+    media.read(MediaOffset(layout.index(number)), &mut bytes)?;
+    Ok(bytes)
+}
+
+type Blocks = (AreaLayout, [Result<Index, Invalid>; 2]);
+
+fn read_blocks<M: Media>(media: &M, version: Version) -> Result<Blocks> {
+    let layout = layout(media, version)?;
+    let first = Index::parse(&read_block(media, &layout, 0)?, &layout, 0);
+    let second = Index::parse(&read_block(media, &layout, 1)?, &layout, 1);
+    Ok((layout, [first, second]))
+}
+
+/// Whether one of the index blocks says that it is of this version; with no say at all it counts as the newest.
+fn claims<M: Media>(media: &M, version: Version) -> Result<bool> {
+    let layout = layout(media, version)?;
+    for number in [0, 1] {
+        let header = IndexHeader::decode(&read_block(media, &layout, number)?);
+        if let Some(header) = header.filter(|h| h.signature == nvstack_format::label::SIGNATURE) {
+            return Ok(header.label_len == u64::from(version.label_len()));
+        }
+    }
+    Ok(version == Version::V1_2)
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Changing a label area: nothing in place, and an index block last.
+//!
+//! Each change is the same four steps, in this order, so that a cut before the last one ends leaves the old state:
+//!
+//! 1. the label goes to a free slot, which nobody reads;
+//! 2. persist;
+//! 3. the index block that is *not* current is rewritten, with the next sequence number and the changed bitmap;
+//! 4. persist.
+//!
+//! A half-written index block fails its checksum, and the other one, still whole, goes on to count.
+
+use nvstack_format::guid::ClaimClass;
+use nvstack_format::label::{Flags, HEADER_LEN, Index, Label, Version};
+use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
+use uuid::Uuid;
+
+use crate::LabelArea;
+use crate::area::layout;
+
+impl<M: Media> LabelArea<M> {
+    /// Makes a new area without labels on a blank medium.
+    ///
+    /// [`Kind::Exists`] if index blocks, or anything else, stand where they would go: see [`LabelArea::init_over`].
+    pub fn init(media: M, version: Version) -> Result<LabelArea<M>> {
+        let area = LabelArea::open(media)?;
+        if area.is_blank()? {
+            return write_fresh(area.media, version);
+        }
+        let found = match area.index() {
+            Some(index) => format!("labels of version {} there", index.layout().version),
+            None => "bytes that are no valid index block".to_owned(),
+        };
+        Err(Error::new(Kind::Exists, "initialise labels")
+            .at(MediaOffset(0))
+            .found(found)
+            .accepted("a blank label area"))
+    }
+
+    /// Makes a new area without labels, whatever is on the medium. A cut leaves the old labels, none, or a blank area.
+    pub fn init_over(media: M, version: Version) -> Result<LabelArea<M>> {
+        wipe(&media)?;
+        write_fresh(media, version)
+    }
+
+    /// Writes the label of one namespace, in place of those it already has here. Its `slot` and its UPDATING flag are
+    /// ignored.
+    ///
+    /// Done in two updates as Linux does (UEFI "Updating labels"): with the UPDATING flag, then without it. A cut leaves
+    /// the old label, the new one with the flag, or the new one.
+    ///
+    /// [`Kind::NoSpace`] if there are too few free slots for both, before anything is written; [`Kind::Invalid`] for a
+    /// label that cannot be, that this version cannot hold, or that claims bytes of another one.
+    pub fn write_namespace(&mut self, label: &Label) -> Result<()> {
+        self.admit(label)?;
+        self.update(&Label { flags: label.flags | Flags::UPDATING, ..*label })?;
+        self.update(&Label { flags: label.flags.difference(Flags::UPDATING), ..*label })
+    }
+
+    /// One of the two updates, flags as given.
+    fn update(&mut self, label: &Label) -> Result<()> {
+        let (mut next, version) = self.staged()?;
+        let own = self.slots_of(label.uuid)?;
+        let Some(slot) = next.free().next() else {
+            return Err(self.no_space(&next, 1));
+        };
+        let place = MediaOffset(self.layout.slot(slot).unwrap_or(u64::MAX));
+        let bytes = Label { slot, ..*label }.encode(version);
+        put(&self.media, place, &bytes)?;
+        for old in own {
+            next.mark(old, true);
+        }
+        next.mark(slot, false);
+        self.commit(next)
+    }
+
+    /// Removes the labels of one namespace. One update; the labels' bytes stay behind in free slots, as with Linux.
+    ///
+    /// [`Kind::NotFound`] if there are none.
+    pub fn delete(&mut self, uuid: Uuid) -> Result<()> {
+        let (mut next, _) = self.staged()?;
+        let own = self.slots_of(uuid)?;
+        if own.is_empty() {
+            return Err(
+                Error::new(Kind::NotFound, "delete label").accepted(format_args!("a label of {uuid}"))
+            );
+        }
+        for slot in own {
+            next.mark(slot, true);
+        }
+        self.commit(next)
+    }
+
+    /// Refuses what would leave the area in a state that a reader gives up, or half-way through.
+    fn admit(&self, label: &Label) -> Result<()> {
+        let (next, version) = self.staged()?;
+        let invalid = |finding| Error::invalid(Kind::Invalid, "write label", MediaOffset(0), finding);
+        // A 1.1 label has no room for the type, so it need not be right.
+        label.check(version).map_err(invalid)?;
+        if version == Version::V1_1 && label.claim() != ClaimClass::None {
+            return Err(Error::new(Kind::Invalid, "write label")
+                .found(format_args!("abstraction {}", label.abstraction))
+                .accepted("none: labels of version 1.1 cannot name one"));
+        }
+        let mut own = 0usize;
+        for other in self.slots()?.into_iter().filter_map(|slot| slot.label.ok()) {
+            if other.uuid == label.uuid {
+                own = own.saturating_add(1);
+            } else if label.dpa < other.end() && other.dpa < label.end() {
+                return Err(Error::new(Kind::Invalid, "write label")
+                    .found(format_args!("bytes {} to {}", label.dpa, label.end()))
+                    .accepted(format_args!(
+                        "bytes outside {} to {}, which belong to {}",
+                        other.dpa,
+                        other.end(),
+                        other.uuid
+                    )));
+            }
+        }
+        // The first update of a known namespace frees a slot for the second one.
+        let needed = if own == 0 { 2 } else { 1 };
+        if next.free().take(needed).count() < needed { Err(self.no_space(&next, needed)) } else { Ok(()) }
+    }
+
+    fn no_space(&self, index: &Index, needed: usize) -> Error {
+        Error::new(Kind::NoSpace, "write label")
+            .at(MediaOffset(self.layout.labeloff()))
+            .found(format_args!("{} free slots of {}", index.free().count(), index.nslot()))
+            .accepted(format_args!("{needed} or more"))
+    }
+
+    /// The index block that the next update writes, as yet unchanged.
+    fn staged(&self) -> Result<(Index, Version)> {
+        match self.index() {
+            Some(index) => Ok((index.successor(), index.layout().version)),
+            None => {
+                let error = Error::new(Kind::Unrecognised, "change labels").at(MediaOffset(0));
+                let [first, _] = &self.blocks;
+                Err(match first {
+                    Err(finding) => error.because(finding.clone()),
+                    Ok(_) => error,
+                })
+            }
+        }
+    }
+
+    fn slots_of(&self, uuid: Uuid) -> Result<Vec<u32>> {
+        let used = self.slots()?.into_iter();
+        Ok(used
+            .filter(|slot| slot.label.as_ref().is_ok_and(|l| l.uuid == uuid))
+            .map(|slot| slot.number)
+            .collect())
+    }
+
+    /// Makes `next` the current index block.
+    fn commit(&mut self, next: Index) -> Result<()> {
+        let number = next.number();
+        put(&self.media, MediaOffset(self.layout.index(number)), &next.encode())?;
+        if let Some(block) = self.blocks.get_mut(number) {
+            *block = Ok(next);
+        }
+        Ok(())
+    }
+}
+
+/// Stores bytes and waits until they are durable.
+fn put<M: Media>(media: &M, at: MediaOffset, bytes: &[u8]) -> Result<()> {
+    media.store(at, bytes)?;
+    media.persist(at, u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+}
+
+/// Writes two index blocks, the first of them current. Linux and ndctl number them 3 and 2.
+fn write_fresh<M: Media>(media: M, version: Version) -> Result<LabelArea<M>> {
+    let layout = layout(&media, version)?;
+    let blocks = [Index::fresh(layout, 0, 3), Index::fresh(layout, 1, 2)];
+    for block in &blocks {
+        put(&media, MediaOffset(layout.index(block.number())), &block.encode())?;
+    }
+    Ok(LabelArea { media, layout, blocks: blocks.map(Ok) })
+}
+
+/// Zeroes every place where an index block of either version may stand. The current block goes after the other one of its
+/// kind, and before anything that could be a label to it, so that neither an older state comes back nor half of this one.
+/// More than the signature goes: a half-written new block could bring that back over an old rest.
+fn wipe<M: Media>(media: &M) -> Result<()> {
+    let mut places = Vec::new();
+    let area = LabelArea::open(media)?;
+    if let Some(current) = area.index() {
+        let number = current.number();
+        let len = current.encode().len();
+        places.extend([1usize.saturating_sub(number), number].map(|number| (area.layout.index(number), len)));
+    }
+    for version in Version::ALL {
+        let layout = layout(media, version)?;
+        places.extend([0, 1].map(|number| (layout.index(number), HEADER_LEN)));
+    }
+    for (at, len) in places {
+        let mut bytes = vec![0; len];
+        media.read(MediaOffset(at), &mut bytes)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            bytes.fill(0);
+            put(media, MediaOffset(at), &bytes)?;
+        }
+    }
+    Ok(())
+}
