@@ -23,7 +23,7 @@ pub struct Geometry {
     pub volatile_cache: bool,
     /// A sector is wholly old or wholly new whatever happens.
     pub atomic: bool,
-    /// Discard does something.
+    /// Discard is accepted. It is advice: the sectors may keep their contents.
     pub discard: bool,
 }
 

@@ -247,7 +247,7 @@ fn open<M: Media>(media: M, options: OpenOptions) -> Result<Btt<M>> {
         read_only,
         volatile_cache: !read_only && grouped && options.cache == Cache::Writeback,
         atomic: true,
-        discard: !read_only && options.zero_entries,
+        discard: !read_only,
     };
     let mode = if read_only {
         Mode::ReadOnly

@@ -258,6 +258,66 @@ fn info_block_checksums() {
 }
 
 #[test]
+fn regions_that_do_not_hold_what_they_must() {
+    const PAGE: u64 = 4096;
+    let layout = ArenaLayout::compute(16 * MIB, LbaSize::new(512).unwrap(), 0).unwrap();
+    let info =
+        Info { uuid: Uuid::from_u128(1), parent: Uuid::nil(), flags: 0, version: Version::V2_0, layout };
+    let judged = |patches: &[(usize, u64, usize)]| {
+        let mut raw = info.encode();
+        for (at, value, len) in patches {
+            raw[*at..at + len].copy_from_slice(&value.to_le_bytes()[..*len]);
+        }
+        let sum = fletcher64_without(&raw, 4088);
+        raw[4088..].copy_from_slice(&sum.to_le_bytes());
+        Info::parse(&raw, Version::V2_0, Uuid::nil(), 16 * MIB)
+    };
+    let ArenaLayout { dataoff, mapoff, logoff, info2off, .. } = layout;
+    // Less than a page is to spare anywhere in this arena, so that each region can move neither way.
+    for (at, value, field) in [
+        (88, dataoff - PAGE, "dataoff"),
+        (88, dataoff + PAGE, "dataoff"),
+        (88, dataoff + 512, "dataoff"),
+        (88, u64::MAX - 4095, "dataoff"),
+        (96, mapoff - PAGE, "dataoff"),
+        (96, mapoff + PAGE, "mapoff"),
+        (96, mapoff - 8, "mapoff"),
+        (96, 0, "mapoff"),
+        (104, logoff - PAGE, "mapoff"),
+        (104, logoff + PAGE, "logoff"),
+        (104, logoff - 64, "logoff"),
+        (112, info2off - PAGE, "info2off"),
+        (112, info2off + PAGE, "info2off"),
+        (112, 0, "info2off"),
+        (80, 16 * MIB, "nextoff"),
+        (80, PAGE, "nextoff"),
+        (80, u64::MAX, "nextoff"),
+    ] {
+        let refused = judged(&[(at, value, 8)]).unwrap_err();
+        assert_eq!(refused.invalid().field, field, "{refused}");
+    }
+    let counts =
+        |external: u64, nfree: u64| judged(&[(60, external, 4), (68, external + nfree, 4), (72, nfree, 4)]);
+    let external = u64::from(layout.external_nlba);
+    let held = counts(external - 1, 256).unwrap().layout;
+    assert_eq!((held.external_nlba, held.data(Block(held.internal_nlba))), (layout.external_nlba - 1, None));
+    for (external, nfree, field) in [
+        (external + 7, 256, "dataoff"),
+        (32769, 256, "mapoff"),
+        (external - 1, 257, "logoff"),
+        (external, 255, "nfree"),
+        (external, 0, "nfree"),
+        (external, 65537, "nfree"),
+        (0, 256, "external_nlba"),
+        ((1 << 30) - 255, 256, "internal_nlba"),
+        (0xffff_ffff, 256, "internal_nlba"),
+    ] {
+        let refused = counts(external, nfree).unwrap_err();
+        assert_eq!(refused.invalid().field, field, "{external} {nfree}: {refused}");
+    }
+}
+
+#[test]
 fn map_entries() {
     let premap = Premap(7);
     for (raw, state, block) in [

@@ -279,13 +279,19 @@ fn pfn_geometry() {
     }
 }
 
-/// What Linux makes of an info block with one field changed: made for 64 MiB at a multiple of 1 GiB.
+/// What becomes of an info block with one field changed: made for 64 MiB at a multiple of 1 GiB.
 fn pfn_judged(at: usize, bytes: &[u8]) -> Result<Info, Rejected> {
+    pfn_patched(&[(at, bytes)])
+}
+
+fn pfn_patched(patches: &[(usize, &[u8])]) -> Result<Info, Rejected> {
     let place = Place { start: Some(1 << 32), size: 64 << 20 };
     let geometry = Geometry::compute(place, Mode::Pmem, 2 << 20).unwrap();
     let info = Info::new(Kind::Fsdax, Uuid::from_u128(1), Uuid::from_u128(2), Mode::Pmem, geometry);
     let mut raw = info.encode();
-    raw[at..at + bytes.len()].copy_from_slice(bytes);
+    for (at, bytes) in patches {
+        raw[*at..at + bytes.len()].copy_from_slice(bytes);
+    }
     let sum = fletcher64_without(&raw, 4088);
     raw[4088..].copy_from_slice(&sum.to_le_bytes());
     Info::parse(&raw, Kind::Fsdax, Uuid::from_u128(2), place)
@@ -334,6 +340,17 @@ fn pfn_blocks_are_judged_as_linux_does() {
     // What older minors did not have reads as its default, whatever the bytes hold.
     let old = pfn_judged(54, &[0]).unwrap();
     assert_eq!((old.geometry.align, old.geometry.start_pad, old.page_size), (2 << 20, 0, 4096));
+    // Minor 1 has the pads, 2 the alignment, 4 the page sizes.
+    let strange: [(usize, &[u8]); 4] =
+        [(76, &[0, 0, 0x20]), (84, &[0, 0x10, 0]), (88, &[0, 0x20]), (92, &[1])];
+    for (minor, pad, align) in
+        [(0, 0, 2 << 20), (1, 2 << 20, 2 << 20), (2, 2 << 20, 4096), (3, 2 << 20, 4096)]
+    {
+        let found = pfn_patched(&[&[(54, &[minor][..])][..], &strange[..]].concat()).unwrap();
+        assert_eq!((found.geometry.start_pad, found.geometry.align), (pad, align), "minor {minor}");
+        assert_eq!((found.page_size, found.page_struct_size), (4096, 64), "minor {minor}");
+    }
+    assert!(pfn_patched(&strange).is_err());
     assert_eq!(pfn_judged(84, &[0; 4]).unwrap().geometry.align, 2 << 20);
     assert_eq!(pfn::INFO_OFFSET + 4096, pfn::RESERVE);
 }
