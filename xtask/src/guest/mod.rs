@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest lane: a real Linux kernel, under QEMU, as the judge of what we write, and we of what it writes.
+
+mod arenas;
+mod combo;
+mod cpio;
+mod ext4;
+mod golden;
+mod initramfs;
+mod kernel;
+mod ours;
+mod qemu;
+
+use std::fs;
+use std::time::Duration;
+
+use crate::packages::{GUEST, Packages};
+use crate::report::{Context, Lane, Result};
+use crate::server::build;
+use crate::unit::target;
+
+use kernel::Kernel;
+use qemu::Machine;
+
+/// A boot takes seconds; a machine that is busy with other things is given more.
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
+
+/// Runs the lane.
+pub(crate) fn run(lane: &mut Lane, packages: &mut Packages) -> Result<()> {
+    packages.provide(GUEST)?;
+    let kernel = Kernel::provide(packages)?;
+    let initramfs = initramfs::base(&kernel)?;
+    let folder = target().join("guest");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).context(folder.display())?;
+    let folder = folder.canonicalize().context(folder.display())?;
+    lane.say(format_args!("Linux {}, logs in {}", kernel.release, folder.display()));
+    let machine = Machine { kernel, initramfs, folder };
+    golden::run(lane, &machine)?;
+    let bin = build()?;
+    ours::run(lane, &machine, &bin)?;
+    arenas::run(lane, &machine, &bin)?;
+    Ok(())
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One boot of the guest: its DIMMs, its script, its console, its time limit. Software emulation only: a guest inside a guest
+//! is not to be relied on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use super::cpio::Archive;
+use super::kernel::Kernel;
+use crate::process::{command, run_or_stop};
+use crate::report::{Context, Result, ensure};
+use crate::verdict::{Verdict, parse};
+
+/// Guest memory; the console says so when a boot needs more.
+const MEMORY_GIB: u64 = 2;
+const GIB: u64 = 1 << 30;
+
+/// The number of processors of the guest, and so of the lanes that its kernel writes with.
+pub(crate) const CPUS: u64 = 2;
+
+/// What the script's `check` is to expect of ndctl's checker: it refuses BTTs with blocks that are longer than their sectors.
+pub(crate) fn ndctl_says(sector_size: u64) -> &'static str {
+    if sector_size.is_multiple_of(64) { "sound" } else { "refused" }
+}
+
+/// What every boot shares.
+pub(crate) struct Machine {
+    pub(crate) kernel: Kernel,
+    pub(crate) initramfs: PathBuf,
+    /// Where logs and images of this run are.
+    pub(crate) folder: PathBuf,
+}
+
+/// One boot.
+#[derive(Default)]
+pub(crate) struct Boot {
+    dimms: BTreeMap<usize, (PathBuf, u64)>,
+    script: String,
+    files: Archive,
+}
+
+impl Boot {
+    /// Plugs in an image, whose last `label_size` bytes are its label area, as the `n`-th DIMM. The number gives the DIMM its
+    /// serial, which labels know by their interleave-set cookie.
+    pub(crate) fn dimm(&mut self, n: usize, image: &Path, label_size: u64) {
+        self.dimms.insert(n, (image.to_path_buf(), label_size));
+    }
+
+    /// Plugs in an image that has no labels, in the next place that is free; gives its number for the script.
+    pub(crate) fn unlabelled(&mut self, image: &Path) -> usize {
+        let n = self.dimms.last_key_value().map_or(1, |(last, _)| last + 1);
+        self.dimm(n, image, 0);
+        n
+    }
+
+    /// Adds lines to the script.
+    pub(crate) fn script(&mut self, lines: impl AsRef<str>) {
+        self.script.push_str(lines.as_ref().trim_end());
+        self.script.push('\n');
+    }
+
+    /// Adds a file to the guest's file system.
+    pub(crate) fn file(&mut self, path: &str, content: &[u8]) -> Result<()> {
+        self.files.file(path, false, content)
+    }
+
+    /// Boots, runs the script to its end, powers off; gives what the script said, in its order.
+    pub(crate) fn run(mut self, machine: &Machine, name: &str, limit: Duration) -> Result<Vec<Verdict>> {
+        let script = format!(". /helpers.sh\n{}", self.script);
+        self.files.file("script.sh", false, script.as_bytes())?;
+        let initrd = machine.folder.join(format!("{name}.initrd"));
+        fs::copy(&machine.initramfs, &initrd).context(initrd.display())?;
+        let mut behind = fs::File::options().append(true).open(&initrd).context(initrd.display())?;
+        behind.write_all(&std::mem::take(&mut self.files).finish()?).context(initrd.display())?;
+
+        let ran = run_or_stop(&mut self.command(machine, &initrd)?, limit);
+        let _ = fs::remove_file(&initrd);
+        let (ran, ended) = ran?;
+        let console = ran.stdout.replace('\r', "");
+        let log = machine.folder.join(format!("{name}.log"));
+        fs::write(&log, &console).context(log.display())?;
+        let ended = ensure(ended, || format!("not done after {} s", limit.as_secs()))
+            .and_then(|()| ensure(ran.status.success(), || format!("QEMU: {}{}", ran.status, ran.stderr)));
+        ended.and_then(|()| verdicts(&console)).context(format!("boot {name} (console: {})", log.display()))
+    }
+
+    fn command(&self, machine: &Machine, initrd: &Path) -> Result<std::process::Command> {
+        let mut sizes = Vec::new();
+        for (image, _) in self.dimms.values() {
+            sizes.push(fs::metadata(image).context(image.display())?.len());
+        }
+        // Each DIMM is placed at a gibibyte of its own.
+        let room: u64 = sizes.iter().map(|size| size.div_ceil(GIB) + 1).sum();
+        let slots = self.dimms.last_key_value().map_or(1, |(last, _)| *last);
+        let memory = format!("{MEMORY_GIB}G,slots={slots},maxmem={}G", MEMORY_GIB + room);
+        let mut qemu =
+            command("qemu-system-x86_64", ["-accel", "tcg,thread=multi", "-cpu", "max", "-nographic"]);
+        qemu.args(["-no-reboot", "-net", "none", "-machine", "pc,nvdimm=on", "-m", &memory]);
+        qemu.args(["-smp", &CPUS.to_string(), "-append", "console=ttyS0 quiet panic=-1"]);
+        qemu.arg("-kernel").arg(machine.kernel.image()).arg("-initrd").arg(initrd);
+        for ((n, (image, label_size)), size) in self.dimms.iter().zip(sizes) {
+            let path = image.to_string_lossy();
+            ensure(!path.contains(','), || format!("QEMU takes no path with a comma: {path}"))?;
+            qemu.arg("-object")
+                .arg(format!("memory-backend-file,id=m{n},share=on,mem-path={path},size={size}"));
+            let label = if *label_size == 0 { String::new() } else { format!(",label-size={label_size}") };
+            qemu.arg("-device").arg(format!("nvdimm,id=n{n},memdev=m{n},slot={}{label}", n - 1));
+        }
+        qemu.stdin(Stdio::null());
+        Ok(qemu)
+    }
+}
+
+/// The verdicts on a console that must show the script's beginning and its end.
+fn verdicts(console: &str) -> Result<Vec<Verdict>> {
+    ensure(console.lines().any(|line| line.starts_with("@READY ")), || {
+        "the guest was never ready".to_owned()
+    })?;
+    ensure(console.lines().any(|line| line == "@DONE 0"), || {
+        "the guest's script did not end with 0".to_owned()
+    })?;
+    parse(console)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdicts;
+
+    #[test]
+    fn a_console_is_believed_from_ready_to_done() {
+        assert_eq!(verdicts("[ 0.1] noise\n@READY 6.1\n@CASE a ok all\n@DONE 0\n").expect("whole").len(), 1);
+        assert!(verdicts("@READY 6.1\n@CASE a ok\n").is_err(), "cut before the end");
+        assert!(verdicts("@READY 6.1\n@DONE 2\n").is_err(), "the script failed");
+        assert!(verdicts("@DONE 0\n").is_err(), "never ready");
+    }
+}
