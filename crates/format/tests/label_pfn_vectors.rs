@@ -2,6 +2,7 @@
 //! Label area geometry, index rules, cookies, GUIDs and PFN geometry against precomputed vectors.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use nvstack_format::btt::Version as BttVersion;
 use nvstack_format::guid::{self, ClaimClass};
 use nvstack_format::label::{AreaLayout, Flags, Index, Label, Name, Version, next_seq, select};
 use nvstack_format::pfn::{self, Geometry, Info, Kind, Mode, Place, Rejected};
@@ -212,7 +213,19 @@ fn guids() {
     }
     assert_eq!(guid::to_media(guid::BTT2)[8..], [0x8a, 0xc9, 0x17, 0x23, 0x92, 0x82, 0xd3, 0xf8]);
     assert_eq!(guid::BTT2.to_string(), "18633bfc-1735-4217-8ac9-17239282d3f8");
-    assert_eq!(ClaimClass::Unknown(guid::BTT).btt(), None);
+    for (class, version, fsdax, devdax) in [
+        (ClaimClass::None, Some(BttVersion::V1_1), true, true),
+        (ClaimClass::Btt, Some(BttVersion::V1_1), false, false),
+        (ClaimClass::Btt2, Some(BttVersion::V2_0), false, false),
+        (ClaimClass::Pfn, None, true, false),
+        (ClaimClass::Dax, None, false, true),
+        (ClaimClass::Unknown(guid::BTT), None, false, false),
+    ] {
+        assert_eq!(
+            (class.btt(), class.holds(Kind::Fsdax), class.holds(Kind::Devdax)),
+            (version, fsdax, devdax)
+        );
+    }
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl AreaLayout {
         let index_len = index_len(slots);
         let used = index_len.saturating_mul(2).saturating_add(slots.saturating_mul(label));
         match u32::try_from(slots) {
-            Ok(slots @ 2..) if used <= size => Ok(AreaLayout { size, version, index_len, slots }),
+            Ok(slots) if used <= size => Ok(AreaLayout { size, version, index_len, slots }),
             _ => Err(refuse()),
         }
     }
