@@ -28,6 +28,7 @@ pub(crate) const GUEST: &[&str] = &[
     "kmod",
     "e2fsprogs",
     "libnbd-bin",
+    "nbd-client",
     "coreutils",
     "diffutils",
     "libc-bin",

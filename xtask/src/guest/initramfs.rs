@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// What is loaded at boot, in this order, each after what it depends on.
 const MODULES: &[&str] =
-    &["crc32c_generic", "ext4", "nfit", "nd_pmem", "nd_btt", "dax_pmem", "device_dax", "nd_e820"];
+    &["crc32c_generic", "ext4", "nfit", "nd_pmem", "nd_btt", "dax_pmem", "device_dax", "nd_e820", "nbd"];
 
 /// Programs that busybox has not, or has less well: its `dd` may ignore `iflag=direct`.
 const PROGRAMS: &[&str] = &[
@@ -30,6 +30,7 @@ const PROGRAMS: &[&str] = &[
     "/usr/sbin/mkfs.ext4",
     "/usr/sbin/e2fsck",
     "/usr/sbin/blockdev",
+    "/usr/sbin/nbd-client",
 ];
 
 /// A merged `/usr`, as Debian has it.
@@ -143,12 +144,12 @@ fn find(program: &str) -> Result<PathBuf> {
     })
 }
 
-fn merged(path: &str) -> String {
+pub(super) fn merged(path: &str) -> String {
     if path.starts_with("/usr/") { path.to_owned() } else { format!("/usr{path}") }
 }
 
 /// The libraries of a program with their paths, the loader too.
-fn libraries(program: &Path) -> Result<BTreeSet<String>> {
+pub(super) fn libraries(program: &Path) -> Result<BTreeSet<String>> {
     let ran = succeed(&mut command("ldd", [program]), LIMIT)?;
     ensure(!ran.stdout.contains("not found"), || format!("ldd {}: {}", program.display(), ran.stdout))?;
     Ok(ran.stdout.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect())

@@ -10,6 +10,7 @@ mod initramfs;
 mod kernel;
 mod ours;
 mod qemu;
+mod within;
 
 use std::fs;
 use std::time::Duration;
@@ -40,5 +41,6 @@ pub(crate) fn run(lane: &mut Lane, packages: &mut Packages) -> Result<()> {
     let bin = build()?;
     ours::run(lane, &machine, &bin)?;
     arenas::run(lane, &machine, &bin)?;
+    within::run(lane, &machine, &bin)?;
     Ok(())
 }

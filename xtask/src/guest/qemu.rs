@@ -68,6 +68,11 @@ impl Boot {
         self.files.file(path, false, content)
     }
 
+    /// Adds a program or a library.
+    pub(crate) fn program(&mut self, path: &str, content: &[u8]) -> Result<()> {
+        self.files.file(path, true, content)
+    }
+
     /// Boots, runs the script to its end, powers off; gives what the script said, in its order.
     pub(crate) fn run(mut self, machine: &Machine, name: &str, limit: Duration) -> Result<Vec<Verdict>> {
         let script = format!(". /helpers.sh\n{}", self.script);

@@ -147,13 +147,14 @@ impl Ledger {
     }
 }
 
-/// Writes from several connections until the server is gone, which `end` brings about; gives what was answered.
+/// Writes from several connections until the server is gone, which `end` brings about (it can ask how many writes were
+/// acknowledged so far); gives what was answered.
 pub(crate) fn until_the_end(
     ledger: &mut Ledger,
     socket: &Path,
     export: &str,
     seed: u64,
-    end: impl FnOnce(),
+    end: impl FnOnce(&dyn Fn() -> u64),
 ) -> Result<Tally> {
     (ledger.acknowledged, ledger.flushes) = (0, 0);
     let shared = Mutex::new(ledger);
@@ -165,7 +166,7 @@ pub(crate) fn until_the_end(
                 scope.spawn(move || client.and_then(|client| Writer::new(client, shared, n, seed).run()))
             })
             .collect();
-        end();
+        end(&|| lock(&shared).acknowledged);
         let gone = |_| Err(Failure::from("a writer failed"));
         writers.into_iter().map(|writer| writer.join().unwrap_or_else(gone)).sum::<Result<u64>>()
     })?;

@@ -5,7 +5,7 @@ pub(crate) mod client;
 mod clients;
 mod kill;
 mod load;
-mod readme;
+pub(crate) mod readme;
 mod stamp;
 
 use crate::packages::{NBD, Packages};

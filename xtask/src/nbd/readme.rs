@@ -17,6 +17,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// How a newcomer runs the binary from a clone; here it is built already.
 const FROM_SOURCE: &str = "cargo run --release -- ";
 
+/// For a kernel that has an nbd driver: run in the guest.
+const GUEST: &str = "sh guest";
+
 /// Ends a server as a service manager would, after it has had time to start.
 const UNTIL_TERM: &str = "timeout --preserve-status --signal=TERM 5 nvstack ";
 
@@ -26,6 +29,7 @@ struct Block {
     line: usize,
     script: String,
     serve: bool,
+    guest: bool,
 }
 
 /// Runs every block of README.md as a case.
@@ -36,7 +40,7 @@ pub(crate) fn run(lane: &mut Lane, bin: &Path) -> Result<()> {
     if blocks.is_empty() {
         return Err(format!("{} has no block marked `{INFO}`", path.display()).into());
     }
-    for Block { line, script, serve } in blocks {
+    for Block { line, script, serve, .. } in blocks.into_iter().filter(|block| !block.guest) {
         let first = script.lines().next().unwrap_or_default().to_owned();
         lane.case(format!("readme.{line}"), || {
             let folder = tempfile::tempdir().context("a temporary folder")?;
@@ -52,6 +56,13 @@ pub(crate) fn run(lane: &mut Lane, bin: &Path) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// The scripts that the guest is to run.
+pub(crate) fn guest_blocks() -> Result<Vec<String>> {
+    let path = workspace().join("README.md");
+    let text = std::fs::read_to_string(&path).context(path.display())?;
+    Ok(blocks(&text).into_iter().filter(|block| block.guest).map(|block| block.script).collect())
 }
 
 /// Finds the blocks.
@@ -74,10 +85,15 @@ fn blocks(text: &str) -> Vec<Block> {
                 let ticks = trimmed.len() - trimmed.trim_start_matches('`').len();
                 if ticks >= 3 {
                     let info = trimmed.trim_start_matches('`').trim();
-                    let ours = info == INFO || info == SERVE;
+                    let ours = [INFO, SERVE, GUEST].contains(&info);
                     fence = Some(("`".repeat(ticks), ours));
                     if ours {
-                        blocks.push(Block { line: n + 1, script: String::new(), serve: info == SERVE });
+                        blocks.push(Block {
+                            line: n + 1,
+                            script: String::new(),
+                            serve: info == SERVE,
+                            guest: info == GUEST,
+                        });
                     }
                 }
             }
@@ -98,7 +114,12 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!(
             found[0],
-            Block { line: 2, script: "nvstack serve x \\\n  --create 1M\n".into(), serve: false }
+            Block {
+                line: 2,
+                script: "nvstack serve x \\\n  --create 1M\n".into(),
+                serve: false,
+                guest: false
+            }
         );
         assert_eq!(found[1].script, "true\n");
     }
