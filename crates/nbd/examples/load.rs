@@ -29,9 +29,10 @@ fn main() -> Result<()> {
     let (mut requests, mut replies) = (Vec::new(), vec![0; reply * depth.max(64)]);
     let (mut random, mut in_flight, mut part, mut count) = (0x9e37_79b9_7f4a_7c15u64, 0, 0, 0u64);
     let began = Instant::now();
-    while began.elapsed() < time {
+    loop {
         requests.clear();
-        while in_flight < depth {
+        let time_left = began.elapsed() < time;
+        while time_left && in_flight < depth {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
@@ -44,6 +45,9 @@ fn main() -> Result<()> {
                 requests.resize(requests.len() + BLOCK, 0x5a);
             }
             in_flight += 1;
+        }
+        if in_flight == 0 {
+            break;
         }
         socket.write_all(&requests)?;
         // Whole replies free places; what is left of the last one stays.
@@ -63,6 +67,8 @@ fn main() -> Result<()> {
         count += whole as u64;
     }
     let rate = count as f64 / began.elapsed().as_secs_f64();
+    let disconnect = [&[0x25, 0x60, 0x95, 0x13, 0, 0, 0, 2][..], &[0; 20]].concat();
+    socket.write_all(&disconnect)?;
     println!("{what} depth {depth}: {rate:.0} requests/s, {:.2} us each", 1e6 / rate);
     Ok(())
 }

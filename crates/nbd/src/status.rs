@@ -70,7 +70,9 @@ pub(crate) fn runs(
         let run = Run { sectors: extent.sectors.min(left), status: status(extent.flags) };
         let full = into.len() == most;
         match into.last_mut() {
-            Some(last) if last.status == run.status => last.sectors = last.sectors.saturating_add(run.sectors),
+            Some(last) if last.status == run.status => {
+                last.sectors = last.sectors.saturating_add(run.sectors)
+            }
             _ if full => return false,
             _ if run.sectors > 0 => into.push(run),
             _ => {}

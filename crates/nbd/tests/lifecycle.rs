@@ -10,11 +10,11 @@ use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use common::{Bed, Client, Ram, Reply, encode, limits, pattern};
+use common::{Bed, Client, Ram, Reply, encode, limits, pattern, wait_for};
 use nvstack_media::Kind;
 use nvstack_nbd::{Exports, Limits, Listen, Server};
 
@@ -97,10 +97,15 @@ fn a_socket_that_became_another_ones_is_left_alone() {
 fn of_many_servers_that_start_at_once_over_a_stale_socket_one_wins() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
-    for _ in 0..20 {
+    for _ in 0..300 {
         leave_stale(&path);
+        let barrier = Barrier::new(4);
+        let start = || {
+            barrier.wait();
+            unix(&path)
+        };
         let servers: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| unix(&path))).collect();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()
         });
         assert_eq!(servers.iter().filter(|s| s.is_ok()).count(), 1);
@@ -155,9 +160,11 @@ fn tcp_is_loopback_unless_told_otherwise() {
 fn shutdown_under_load_answers_what_was_received_and_flushes() {
     for _ in 0..10 {
         let mut bed = Bed::new(Ram::new(1024, 4096));
+        let working = Arc::new(AtomicU64::new(0));
         let writers: Vec<_> = (0..4u64)
             .map(|writer| {
                 let mut client = bed.simple();
+                let working = working.clone();
                 std::thread::spawn(move || {
                     // Sixteen in flight; gives how many were acknowledged when the connection ended.
                     let mut acknowledged = 0u64;
@@ -178,6 +185,9 @@ fn shutdown_under_load_answers_what_was_received_and_flushes() {
                         assert_eq!(reply[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
                         assert_eq!(reply[8..], acknowledged.to_be_bytes());
                         acknowledged += 1;
+                        if acknowledged == 100 {
+                            working.fetch_add(1, SeqCst);
+                        }
                         let mut all = encode(1, 0, sent, (writer * 256 + sent % 256) * 4096, 4096);
                         all.extend(pattern(writer << 32 | sent, 4096));
                         if client.socket.write_all(&all).is_ok() {
@@ -187,12 +197,12 @@ fn shutdown_under_load_answers_what_was_received_and_flushes() {
                 })
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(30));
+        wait_for("all writers to be at work", || working.load(SeqCst) == 4);
         bed.stop().unwrap();
         assert_eq!(bed.handle.connections(), 0);
         for (writer, thread) in writers.into_iter().enumerate() {
             let acknowledged = thread.join().unwrap();
-            assert!(acknowledged > 0);
+            assert!(acknowledged >= 100);
             let state = bed.ram.state();
             for i in acknowledged.saturating_sub(200)..acknowledged {
                 let at = (writer * 256 + i as usize % 256) * 4096;
@@ -277,7 +287,7 @@ fn a_server_that_was_stopped_before_it_ran_ends_at_once() {
 
 #[test]
 fn an_export_can_be_added_and_removed_while_it_is_used() {
-    let bed = Bed::new(Ram::new(16, 4096));
+    let bed = Bed::with(Ram::new(16, 4096), Limits { stall: Duration::from_secs(60), ..limits() });
     let mut client = bed.structured(&[]);
     let mut idle = bed.simple();
     let mut other = bed.greeted();

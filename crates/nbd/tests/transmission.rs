@@ -89,6 +89,29 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
+fn pipelined_writes_of_any_size_arrive_whole() {
+    let bed = Bed::new(Ram::new(64 << 11, 512));
+    let mut client = bed.simple();
+    let (mut all, mut expected, mut offset) = (vec![], vec![], 0);
+    for i in 0..120u64 {
+        let data = pattern(i, [96, 200, 3, 255, 256, 1, 300, 130][i as usize % 8] << 10);
+        all.extend(common::encode(1, 0, i, offset, data.len() as u32));
+        all.extend(&data);
+        offset += data.len() as u64;
+        expected.extend(data);
+    }
+    let mut socket = client.socket.try_clone().unwrap();
+    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut socket, &all).unwrap());
+    for i in 0..120 {
+        assert_eq!(client.reply(), Reply::Simple(i, 0));
+    }
+    sender.join().unwrap();
+    assert!(bed.ram.state().data[..expected.len()] == expected);
+    let whole = bed.ram.calls().len();
+    assert_eq!(whole, 120 + 15, "only those of 300 KiB are longer than a piece");
+}
+
+#[test]
 fn requests_may_arrive_in_any_pieces() {
     let bed = Bed::new(Ram::new(1024, 512));
     let mut client = bed.simple();

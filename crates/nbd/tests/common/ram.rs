@@ -22,7 +22,7 @@ pub struct Ram {
     /// The device refuses all zeroing.
     pub no_zeroing: AtomicBool,
     pub extents_fail: AtomicBool,
-    /// Extents are told one sector at a time, and beyond what was asked for.
+    /// Extents are told one sector at a time, and the last goes far beyond what was asked for.
     pub extents_ramble: AtomicBool,
 }
 
@@ -183,13 +183,16 @@ impl BlockDevice for Ram {
             flags.set(ExtentFlags::BAD, state.bad.contains(&lba));
             flags
         };
-        let end = if ramble { u64::MAX } else { at.0 + sectors };
+        let end = at.0 + sectors;
         let mut lba = at.0;
         while lba < end {
             let state = flags(lba);
             let mut run = 1;
             while !ramble && lba + run < end && flags(lba + run) == state {
                 run += 1;
+            }
+            if ramble && lba + 1 == end {
+                run = 1 << 40;
             }
             if !found(Extent { sectors: run, flags: state }) {
                 break;
