@@ -262,9 +262,10 @@ pub(crate) struct LabelsArgs {
 
 /// Serves namespaces as block devices over NBD.
 ///
-/// Every healthy namespace of TARGET is an export by its name (namespace0.0), and the first of them the default export; with
-/// #NAME that one alone is served. When it is ready it prints one JSON line with the URI, and says on stderr which persistence the devices
-/// really have. It ends on SIGTERM, SIGINT or with the command of --run, after what was written is durable.
+/// Every healthy namespace of TARGET is an export by its name (namespace0.0), and the first of them the default export;
+/// with #NAME that one alone is served. When it is ready it prints one JSON line with the URI, and says on stderr which
+/// persistence the devices really have. It ends on SIGTERM, SIGINT or with the command of --run, after what was written is
+/// durable.
 #[derive(Args)]
 #[command(after_help = "Examples:
   nvstack serve demo.img --create 256M                    make the image if it is not there

@@ -131,6 +131,10 @@ impl Plan {
             AreaLayout::compute(recipe.label_size, recipe.version)
                 .map_err(|f| Error::new(Kind::Invalid, "make image").because(f))?;
         }
+        let most = i64::MAX.unsigned_abs();
+        if recipe.size > most {
+            return refuse(format!("{} bytes", recipe.size), format!("at most {most}, as files have"));
+        }
         let region = recipe.size.saturating_sub(recipe.label_size);
         if region == 0 || !region.is_multiple_of(4096) {
             return refuse(

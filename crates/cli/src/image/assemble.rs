@@ -215,3 +215,110 @@ pub(crate) fn qemu_cookie(dimm: u32, version: Version) -> u64 {
         Version::V1_2 => cookies.v1_2,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nvstack_format::Dpa;
+    use nvstack_format::guid;
+    use nvstack_format::label::{Flags, Name};
+
+    const SIZE: u64 = 64 << 20;
+
+    /// A label of 16 MiB at `mib`, in a slot of its own.
+    fn label(slot: u32, mib: u64, cookie: u64) -> Label {
+        Label {
+            uuid: Uuid::from_u128(u128::from(slot) + 1),
+            name: Name::new("").unwrap(),
+            flags: Flags::empty(),
+            nlabel: 1,
+            position: 0,
+            isetcookie: cookie,
+            lbasize: 512,
+            dpa: Dpa(mib << 20),
+            rawsize: 16 << 20,
+            slot,
+            align: 0,
+            type_guid: guid::PERSISTENT_MEMORY,
+            abstraction: Uuid::nil(),
+        }
+    }
+
+    /// The slots that are used, and those that are refused with the field that is to blame.
+    fn outcome(labels: &[Label]) -> (Vec<u32>, Vec<String>) {
+        let at = MediaOffset(0);
+        let found = labels.iter().map(|l| Found { at, label: *l }).collect();
+        let done = assemble(found, Version::V1_2, SIZE);
+        let words = |e: &Error| {
+            let text = e.to_string();
+            let slot = text.split("in slot ").nth(1).unwrap().split(' ').next().unwrap();
+            let field = text.split("label: ").nth(1).unwrap().split(' ').next().unwrap();
+            format!("{slot} {field}")
+        };
+        (done.labels.iter().map(|l| l.slot).collect(), done.findings.iter().map(words).collect())
+    }
+
+    fn qemu(n: u32) -> u64 {
+        qemu_cookie(n, Version::V1_2)
+    }
+
+    #[test]
+    fn namespaces_come_in_the_order_of_their_start() {
+        let labels = [label(0, 32, qemu(3)), label(1, 0, qemu(3)), label(2, 16, qemu(3))];
+        assert_eq!(outcome(&labels), (vec![1, 2, 0], vec![]));
+    }
+
+    #[test]
+    fn what_two_labels_claim_is_nobodys_and_their_neighbours_stay() {
+        let c = qemu(1);
+        let mut wide = label(1, 0, c);
+        wide.rawsize = 48 << 20;
+        let labels = [label(0, 0, c), wide, label(2, 16, c), label(3, 48, c), label(4, 32, c)];
+        assert_eq!(
+            outcome(&labels),
+            (vec![3], vec!["0 dpa".into(), "1 dpa".into(), "2 dpa".into(), "4 dpa".into()])
+        );
+        let mut twin = label(1, 32, c);
+        twin.uuid = label(0, 0, c).uuid;
+        assert_eq!(
+            outcome(&[label(0, 0, c), twin, label(2, 16, c)]),
+            (vec![2], vec!["0 uuid".into(), "1 uuid".into()])
+        );
+    }
+
+    #[test]
+    fn bytes_of_a_label_that_is_refused_are_still_somebodys() {
+        let mut of_a_set = label(0, 8, qemu(1));
+        (of_a_set.nlabel, of_a_set.position) = (2, 1);
+        let labels = [of_a_set, label(1, 0, qemu(1)), label(2, 32, qemu(1))];
+        assert_eq!(outcome(&labels), (vec![2], vec!["0 dpa".into(), "1 dpa".into()]));
+    }
+
+    #[test]
+    fn one_dimm_has_one_cookie() {
+        // The odd one goes, whoever is in the majority, if only one is a QEMU's.
+        let labels = [label(0, 0, 5), label(1, 16, 5), label(2, 32, qemu(256))];
+        assert_eq!(outcome(&labels), (vec![2], vec!["0 isetcookie".into(), "1 isetcookie".into()]));
+        let labels = [label(0, 0, 5), label(1, 16, 6), label(2, 32, 5)];
+        assert_eq!(outcome(&labels), (vec![0, 2], vec!["1 isetcookie".into()]));
+        // Nobody can tell: nothing is used.
+        let labels = [label(0, 0, qemu(1)), label(1, 16, qemu(2))];
+        assert_eq!(outcome(&labels), (vec![], vec!["0 isetcookie".into(), "1 isetcookie".into()]));
+        // Linux takes the older kind of cookie of the same DIMM as well.
+        let labels = [label(0, 0, qemu(2)), label(1, 16, qemu_cookie(2, Version::V1_1))];
+        assert_eq!(outcome(&labels), (vec![0, 1], vec![]));
+        // Hardware that is no QEMU's is as good, alone.
+        assert_eq!(outcome(&[label(0, 0, 5)]), (vec![0], vec![]));
+        assert_eq!(outcome(&[label(0, 0, 0)]), (vec![], vec!["0 isetcookie".into()]));
+    }
+
+    #[test]
+    fn a_label_must_lie_in_the_region() {
+        let mut long = label(0, 48, qemu(1));
+        assert_eq!(outcome(&[long]), (vec![0], vec![]));
+        long.rawsize += 1;
+        assert_eq!(outcome(&[long]), (vec![], vec!["0 rawsize".into()]));
+        long.rawsize = u64::MAX;
+        assert_eq!(outcome(&[long, label(1, 0, qemu(1))]), (vec![1], vec!["0 rawsize".into()]));
+    }
+}
