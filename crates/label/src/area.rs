@@ -50,6 +50,12 @@ impl<M: Media> LabelArea<M> {
                 _ => (layout, neither),
             },
         };
+        if blocks.iter().all(Result::is_err) {
+            // Lost bytes are not a blank area: who took them for one would serve the DIMM without its labels.
+            for number in [0, 1] {
+                read_block(&media, &layout, number)?;
+            }
+        }
         Ok(LabelArea { media, layout, blocks })
     }
 
@@ -201,16 +207,30 @@ type Blocks = (AreaLayout, [Result<Index, Invalid>; 2]);
 
 fn read_blocks<M: Media>(media: &M, version: Version) -> Result<Blocks> {
     let layout = layout(media, version)?;
-    let first = Index::parse(&read_block(media, &layout, 0)?, &layout, 0);
-    let second = Index::parse(&read_block(media, &layout, 1)?, &layout, 1);
-    Ok((layout, [first, second]))
+    let blocks = [parse_block(media, &layout, 0)?, parse_block(media, &layout, 1)?];
+    Ok((layout, blocks))
+}
+
+/// Lost bytes in one index block make it a bad one; the other still counts.
+fn parse_block<M: Media>(media: &M, layout: &AreaLayout, number: usize) -> Result<Result<Index, Invalid>> {
+    match read_block(media, layout, number) {
+        Ok(bytes) => Ok(Index::parse(&bytes, layout, number)),
+        Err(e) if e.kind() == Kind::Poison => {
+            Ok(Err(Invalid::new("label index block", "bytes", 0, e, "bytes that can be read")))
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Whether one of the index blocks says that it is of this version; with no say at all it counts as the newest.
 fn claims<M: Media>(media: &M, version: Version) -> Result<bool> {
     let layout = layout(media, version)?;
     for number in [0, 1] {
-        let header = IndexHeader::decode(&read_block(media, &layout, number)?);
+        let header = match read_block(media, &layout, number) {
+            Ok(bytes) => IndexHeader::decode(&bytes),
+            Err(e) if e.kind() == Kind::Poison => None,
+            Err(e) => return Err(e),
+        };
         if let Some(header) = header.filter(|h| h.signature == nvstack_format::label::SIGNATURE) {
             return Ok(header.label_len == u64::from(version.label_len()));
         }

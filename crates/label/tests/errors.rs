@@ -291,3 +291,16 @@ proptest! {
         prop_assert_eq!(all(&media), bytes);
     }
 }
+
+#[test]
+fn lost_bytes_in_one_index_block_leave_the_other_in_charge() {
+    // Index blocks of 512 bytes, the unit in which bytes are lost.
+    let label = sample(1, "x");
+    for number in [0u64, 1] {
+        let area = area(256 << 10, Version::V1_1, &[Label { abstraction: uuid::Uuid::nil(), ..label }]);
+        area.media().inject_poison(MediaOffset(number * 512), 1).unwrap();
+        let found = LabelArea::open(area.media()).unwrap();
+        assert_eq!(found.index().unwrap().number() as u64, 1 - number);
+        assert_eq!(found.slots().unwrap().len(), 1);
+    }
+}
