@@ -110,8 +110,8 @@ pub trait Media: Send + Sync {
 
     /// Waits until everything that this thread streamed or flushed is durable. The unit of cost on every domain: about
     /// 110 ns on [`Domain::Cache`], half a millisecond on [`Domain::PageCache`] over ext4, a compiler barrier on
-    /// [`Domain::Memory`]. On `PageCache` it covers what any thread stored before the call, and a failure is final: every later drain and store fails too, since the kernel
-    /// may have dropped what it could not write.
+    /// [`Domain::Memory`]. On `PageCache` it covers what any thread stored before the call, and a failure is final: every
+    /// later drain and store fails too, since the kernel may have dropped what it could not write.
     fn drain(&self) -> Result<()>;
 
     /// `flush` and `drain`.
