@@ -71,7 +71,7 @@ pub(crate) fn runs(
         let full = into.len() == most;
         match into.last_mut() {
             Some(last) if last.status == run.status => {
-                last.sectors = last.sectors.saturating_add(run.sectors)
+                last.sectors = last.sectors.saturating_add(run.sectors);
             }
             _ if full => return false,
             _ if run.sectors > 0 => into.push(run),
