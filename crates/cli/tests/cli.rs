@@ -106,7 +106,9 @@ fn completions_and_man_pages_know_every_verb() {
     assert_eq!(run(["man", man.to_str().unwrap()]).status, 0);
     for verb in VERBS {
         let page = std::fs::read_to_string(man.join(format!("nvstack-{verb}.1"))).unwrap();
-        assert!(page.contains(".SH NAME") && page.contains(".SH OPTIONS"), "{verb}: {page}");
+        for part in [".SH NAME", ".SH OPTIONS", ".SH EXAMPLES\n.nf\n  nvstack", ".fi"] {
+            assert!(page.contains(part), "{verb} lacks {part:?}: {page}");
+        }
     }
     assert!(std::fs::read_to_string(man.join("nvstack.1")).unwrap().contains("Exit status"));
 }

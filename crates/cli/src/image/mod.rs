@@ -152,11 +152,16 @@ impl Image {
         if let more @ 1.. = self.findings.len().saturating_sub(TOLD) {
             end::warn(command, format_args!("{path}: {more} more labels are left out"));
         }
-        for n in &self.namespaces {
-            if let Personality::Damaged { cause, from_backup } = &n.personality {
-                let backup = from_backup.map_or("", |_| "; its backup info block is whole");
-                end::warn(command, format_args!("{path}: {} is not usable: {cause}{backup}", n.name()));
-            }
+        let damaged = self.namespaces.iter().filter_map(|n| match &n.personality {
+            Personality::Damaged { cause, from_backup } => Some((n, cause, from_backup)),
+            _ => None,
+        });
+        for (n, cause, from_backup) in damaged.clone().take(TOLD) {
+            let backup = from_backup.map_or("", |_| "; its backup info block is whole");
+            end::warn(command, format_args!("{path}: {} is not usable: {cause}{backup}", n.name()));
+        }
+        if let more @ 1.. = damaged.count().saturating_sub(TOLD) {
+            end::warn(command, format_args!("{path}: {more} more namespaces are not usable"));
         }
     }
 
