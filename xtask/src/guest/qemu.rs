@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::cpio::Archive;
 use super::kernel::Kernel;
-use crate::process::{command, run_or_stop};
+use crate::process::{Ran, command, run_or_stop};
 use crate::report::{Context, Result, ensure};
 use crate::verdict::{Verdict, parse};
 
@@ -26,6 +27,9 @@ pub(crate) const CPUS: u64 = 2;
 pub(crate) fn ndctl_says(sector_size: u64) -> &'static str {
     if sector_size.is_multiple_of(64) { "sound" } else { "refused" }
 }
+
+/// How often a boot is begun at most.
+const TRIES: u32 = 3;
 
 /// What every boot shares.
 pub(crate) struct Machine {
@@ -82,10 +86,9 @@ impl Boot {
         let mut behind = fs::File::options().append(true).open(&initrd).context(initrd.display())?;
         behind.write_all(&std::mem::take(&mut self.files).finish()?).context(initrd.display())?;
 
-        let ran = run_or_stop(&mut self.command(machine, &initrd)?, limit);
+        let ran = boot(&mut self.command(machine, &initrd)?, name, limit);
         let _ = fs::remove_file(&initrd);
-        let (ran, ended) = ran?;
-        let console = ran.stdout.replace('\r', "");
+        let (ran, console, ended) = ran?;
         let log = machine.folder.join(format!("{name}.log"));
         fs::write(&log, &console).context(log.display())?;
         let ended = ensure(ended, || format!("not done after {} s", limit.as_secs()))
@@ -93,7 +96,7 @@ impl Boot {
         ended.and_then(|()| verdicts(&console)).context(format!("boot {name} (console: {})", log.display()))
     }
 
-    fn command(&self, machine: &Machine, initrd: &Path) -> Result<std::process::Command> {
+    fn command(&self, machine: &Machine, initrd: &Path) -> Result<Command> {
         let mut sizes = Vec::new();
         for (image, _) in self.dimms.values() {
             sizes.push(fs::metadata(image).context(image.display())?.len());
@@ -120,6 +123,29 @@ impl Boot {
     }
 }
 
+/// Runs the emulator: what it said, its console, and whether it ended by itself. An emulator that crashes (Debian 12's does
+/// now and then, in the firmware, on a busy machine) before the guest is ready has touched no image and is started again.
+fn boot(qemu: &mut Command, name: &str, limit: Duration) -> Result<(Ran, String, bool)> {
+    let mut tries = TRIES;
+    loop {
+        tries -= 1;
+        let (ran, ended) = run_or_stop(qemu, limit)?;
+        let console = ran.stdout.replace('\r', "");
+        match ran.status.signal() {
+            Some(signal) if ended && tries > 0 && !is_ready(&console) => {
+                println!(
+                    "guest       boot {name}: QEMU died of signal {signal} before the guest was ready; again"
+                );
+            }
+            _ => return Ok((ran, console, ended)),
+        }
+    }
+}
+
+fn is_ready(console: &str) -> bool {
+    console.lines().any(|line| line.starts_with("@READY "))
+}
+
 /// The verdicts on a console that must show the script's beginning and its end.
 fn verdicts(console: &str) -> Result<Vec<Verdict>> {
     ensure(console.lines().any(|line| line.starts_with("@READY ")), || {
@@ -133,7 +159,21 @@ fn verdicts(console: &str) -> Result<Vec<Verdict>> {
 
 #[cfg(test)]
 mod tests {
-    use super::verdicts;
+    use super::*;
+
+    #[test]
+    fn an_emulator_that_dies_is_started_again_unless_the_guest_was_ready() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let limit = Duration::from_secs(30);
+        let mut dying_once =
+            command("sh", ["-c", "mkdir once && kill -9 $$; echo; echo '@READY now'; kill -9 $$"]);
+        let (ran, console, ended) = boot(dying_once.current_dir(folder.path()), "test", limit).expect("runs");
+        assert!(ended && is_ready(&console) && ran.status.signal() == Some(9), "not a third time");
+        let mut dying = command("sh", ["-c", "echo x >>tries; kill -9 $$"]);
+        let (ran, ..) = boot(dying.current_dir(folder.path()), "test", limit).expect("runs");
+        assert_eq!(ran.status.signal(), Some(9));
+        assert_eq!(fs::read_to_string(folder.path().join("tries")).expect("written"), "x\n".repeat(3));
+    }
 
     #[test]
     fn a_console_is_believed_from_ready_to_done() {
