@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nvstack_media::{Error, Kind, Result};
 
-use crate::Lba;
+use crate::{ByteAccess, Lba, PageAccess};
 
 /// What a device looks like from outside. Fixed while it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,26 @@ pub trait BlockDevice: Send + Sync {
     /// Tells what is known of sectors from `at` on, in order, through `found`, until `sectors` are told or `found` returns
     /// false. Neighbouring runs may have the same state.
     fn extents(&self, at: Lba, sectors: u64, found: &mut dyn FnMut(Extent) -> bool) -> Result<()>;
+
+    /// Byte access (`rw_bytes`), where the device offers it; else [`Kind::Unsupported`], which names the device and the
+    /// operation.
+    fn bytes(&self) -> Result<&dyn ByteAccess> {
+        Err(not_offered(&self.name(), "rw_bytes"))
+    }
+
+    /// Page I/O (`rw_page`), where the device offers it; else [`Kind::Unsupported`], which names the device and the
+    /// operation.
+    fn pages(&self) -> Result<&dyn PageAccess> {
+        Err(not_offered(&self.name(), "rw_page"))
+    }
+}
+
+/// The refusal of an operation that a device does not offer.
+pub fn not_offered(device: &str, operation: &'static str) -> Error {
+    Error::new(Kind::Unsupported, operation)
+        .path(device)
+        .found("a device without it")
+        .accepted(format_args!("a device that offers {operation}"))
 }
 
 impl<D: BlockDevice + ?Sized> BlockDevice for Arc<D> {
@@ -126,6 +146,12 @@ impl<D: BlockDevice + ?Sized> BlockDevice for Arc<D> {
     }
     fn extents(&self, at: Lba, sectors: u64, found: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
         (**self).extents(at, sectors, found)
+    }
+    fn bytes(&self) -> Result<&dyn ByteAccess> {
+        (**self).bytes()
+    }
+    fn pages(&self) -> Result<&dyn PageAccess> {
+        (**self).pages()
     }
 }
 

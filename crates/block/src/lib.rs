@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The block device operation table.
 //!
-//! A device offers block I/O and geometry; byte access and page I/O are operations of their own, which a device
-//! offers or does not (they join this table with the device model).
+//! A device offers block I/O and geometry. Byte access (`rw_bytes`) and page I/O (`rw_page`) are operations of their own,
+//! each of which a device offers or does not.
 #![deny(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects)]
 
+mod bytes;
 mod device;
 mod linear;
+mod page;
 
-pub use device::{BlockDevice, Extent, ExtentFlags, Geometry, WriteFlags, in_range, sectors_of};
+pub use bytes::{ByteAccess, ByteFlags, Bytes};
+pub use device::{BlockDevice, Extent, ExtentFlags, Geometry, WriteFlags, in_range, not_offered, sectors_of};
 pub use linear::Linear;
-pub use nvstack_format::Lba;
+pub use nvstack_format::{Lba, MediaOffset};
 pub use nvstack_media::{Error, Kind, Result};
+pub use page::{Direction, PAGE_SIZE, Page, PageAccess, PageState};

@@ -26,20 +26,6 @@ impl Anon {
         self.window.domain = Domain::Cache;
         self
     }
-
-    /// Marks every 512-byte unit that the range touches as lost.
-    pub fn inject_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
-        check_range(self.len(), "inject poison", at, len)?;
-        self.window.poison.add(at, len);
-        Ok(())
-    }
-
-    /// Heals every 512-byte unit that lies wholly in the range. Its bytes are what they were.
-    pub fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
-        check_range(self.len(), "clear poison", at, len)?;
-        self.window.poison.clear(at, len);
-        Ok(())
-    }
 }
 
 impl fmt::Debug for Anon {
@@ -109,6 +95,18 @@ impl Media for Anon {
 
     fn is_poisoned(&self, at: MediaOffset, len: u64) -> bool {
         self.window.poison.first(at, len).is_some()
+    }
+
+    fn inject_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
+        check_range(self.len(), "inject poison", at, len)?;
+        self.window.poison.add(at, len);
+        Ok(())
+    }
+
+    fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
+        check_range(self.len(), "clear poison", at, len)?;
+        self.window.poison.clear(at, len);
+        Ok(())
     }
 
     fn name(&self) -> String {

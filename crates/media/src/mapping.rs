@@ -104,20 +104,6 @@ impl Mapping {
         &self.path
     }
 
-    /// Marks every 512-byte unit that the range touches as lost. The list is this mapping's own, not the file's.
-    pub fn inject_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
-        self.check("inject poison", at, len)?;
-        self.window.poison.add(at, len);
-        Ok(())
-    }
-
-    /// Heals every 512-byte unit that lies wholly in the range. Its bytes are what they were.
-    pub fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
-        self.check("clear poison", at, len)?;
-        self.window.poison.clear(at, len);
-        Ok(())
-    }
-
     fn check(&self, operation: &'static str, at: MediaOffset, len: u64) -> Result<()> {
         check_range(self.window.size(), operation, at, len).map_err(|e| e.path(&self.path))
     }
@@ -340,6 +326,18 @@ impl Media for Mapping {
             return Ok(Extent { at, len, hole: false });
         }
         self.find_extent(at, len).map_err(|e| self.explain(e, false))
+    }
+
+    fn inject_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
+        self.check("inject poison", at, len)?;
+        self.window.poison.add(at, len);
+        Ok(())
+    }
+
+    fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
+        self.check("clear poison", at, len)?;
+        self.window.poison.clear(at, len);
+        Ok(())
     }
 
     fn name(&self) -> String {

@@ -129,6 +129,18 @@ pub trait Media: Send + Sync {
         !self.badblocks(at, len).is_empty()
     }
 
+    /// Marks every 512-byte unit that the range touches as lost. [`Kind::Unsupported`] on a medium that cannot lose any.
+    fn inject_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
+        let _ = len;
+        Err(Error::new(Kind::Unsupported, "inject poison").path(self.name()).at(at))
+    }
+
+    /// Heals every 512-byte unit that lies wholly in the range. Its bytes are what they were.
+    fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
+        let _ = len;
+        Err(Error::new(Kind::Unsupported, "clear poison").path(self.name()).at(at))
+    }
+
     /// The longest run from `at`, at most `len` bytes, that is wholly hole or wholly data. Advice: never calls data a
     /// hole, may call a hole data. The default knows no holes.
     fn extent(&self, at: MediaOffset, len: u64) -> Result<Extent> {
@@ -170,6 +182,8 @@ macro_rules! forward {
             fn persist(&self, at: MediaOffset, len: u64) -> Result<()> { (**self).persist(at, len) }
             fn badblocks(&self, at: MediaOffset, len: u64) -> Vec<(u64, u64)> { (**self).badblocks(at, len) }
             fn is_poisoned(&self, at: MediaOffset, len: u64) -> bool { (**self).is_poisoned(at, len) }
+            fn inject_poison(&self, at: MediaOffset, len: u64) -> Result<()> { (**self).inject_poison(at, len) }
+            fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> { (**self).clear_poison(at, len) }
             fn extent(&self, at: MediaOffset, len: u64) -> Result<Extent> { (**self).extent(at, len) }
             fn name(&self) -> String { (**self).name() }
         }

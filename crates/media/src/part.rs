@@ -145,6 +145,14 @@ impl<M: Media> Media for Part<M> {
         len > 0 && self.whole.is_poisoned(at.plus(self.base), len)
     }
 
+    fn inject_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
+        self.whole.inject_poison(self.place("inject poison", at, len)?, len)
+    }
+
+    fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
+        self.whole.clear_poison(self.place("clear poison", at, len)?, len)
+    }
+
     fn extent(&self, at: MediaOffset, len: u64) -> Result<Extent> {
         let found = self.whole.extent(self.place("look for holes", at, len)?, len)?;
         Ok(Extent { at, ..found })
