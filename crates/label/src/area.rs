@@ -3,9 +3,11 @@
 
 use std::fmt;
 
-use nvstack_format::Invalid;
 use nvstack_format::label::{AreaLayout, HEADER_LEN, Index, IndexHeader, Label, Version, select};
+use nvstack_format::{Dpa, Invalid};
 use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
+
+use crate::Member;
 
 /// A label area on a medium.
 ///
@@ -38,25 +40,16 @@ impl<M: Media> LabelArea<M> {
     /// Errors: [`Kind::Invalid`] for a size that no area can have, and what the medium says. Bad index blocks are no
     /// error.
     pub fn open(media: M) -> Result<LabelArea<M>> {
-        let [first, second] = Version::ALL;
-        // Linux tries the small labels first and takes them if only one block is valid for them.
-        let small = read_blocks(&media, first)?;
-        let (layout, blocks) = match small {
-            found @ (_, [Ok(_), _] | [_, Ok(_)]) => found,
-            (layout, neither) => match read_blocks(&media, second)? {
-                found @ (_, [Ok(_), _] | [_, Ok(_)]) => found,
-                // Neither kind: what is told of the blocks should be about the kind that they say they are.
-                other if claims(&media, second)? => other,
-                _ => (layout, neither),
-            },
-        };
-        if blocks.iter().all(Result::is_err) {
-            // Lost bytes are not a blank area: who took them for one would serve the DIMM without its labels.
-            for number in [0, 1] {
-                read_block(&media, &layout, number)?;
-            }
-        }
+        let (layout, blocks) = read_state(&media)?;
         Ok(LabelArea { media, layout, blocks })
+    }
+
+    /// Reads the index blocks again, after the medium was written past this object.
+    ///
+    /// Errors as [`LabelArea::open`]; what was known before then stays.
+    pub fn reload(&mut self) -> Result<()> {
+        (self.layout, self.blocks) = read_state(&self.media)?;
+        Ok(())
     }
 
     /// The medium.
@@ -109,6 +102,36 @@ impl<M: Media> LabelArea<M> {
             }
         }
         Ok(true)
+    }
+
+    /// Slots of the area: those that the current index block counts, which may be fewer than fit. Without one it is
+    /// what a new area of version 1.2 would have, as in Linux.
+    #[must_use]
+    pub fn slot_count(&self) -> u32 {
+        let fresh = || layout(&self.media, Version::V1_2).map_or(0, |layout| layout.slots);
+        self.index().map_or_else(fresh, Index::nslot)
+    }
+
+    /// Labels that may still be made (Linux `available_slots`): one slot is always kept free, since an update writes the
+    /// new label before it frees the old one.
+    #[must_use]
+    pub fn available_slots(&self) -> u32 {
+        let free = match self.index() {
+            Some(index) => u32::try_from(index.free().count()).unwrap_or(u32::MAX),
+            None => self.slot_count(),
+        };
+        free.saturating_sub(1)
+    }
+
+    /// Where a slot lies in the area; none if there is no such slot.
+    #[must_use]
+    pub fn slot_offset(&self, slot: u32) -> Option<MediaOffset> {
+        self.layout.slot(slot).map(MediaOffset)
+    }
+
+    /// What a region is told of this area: its labels, for a mapping of `size` bytes that begins at `start` of the DIMM.
+    pub fn member(&self, start: Dpa, size: u64) -> Result<Member> {
+        Ok(Member { version: self.version(), slots: self.slots()?, start, size })
     }
 
     /// The slots that the current index block counts as used.
@@ -204,6 +227,29 @@ pub(crate) fn read_block<M: Media>(media: &M, layout: &AreaLayout, number: usize
 }
 
 type Blocks = (AreaLayout, [Result<Index, Invalid>; 2]);
+
+/// The index blocks of a medium, of the version that they are, and the geometry for it.
+fn read_state<M: Media>(media: &M) -> Result<Blocks> {
+    let [first, second] = Version::ALL;
+    // Linux tries the small labels first and takes them if only one block is valid for them.
+    let small = read_blocks(media, first)?;
+    let (layout, blocks) = match small {
+        found @ (_, [Ok(_), _] | [_, Ok(_)]) => found,
+        (layout, neither) => match read_blocks(media, second)? {
+            found @ (_, [Ok(_), _] | [_, Ok(_)]) => found,
+            // Neither kind: what is told of the blocks should be about the kind that they say they are.
+            other if claims(media, second)? => other,
+            _ => (layout, neither),
+        },
+    };
+    if blocks.iter().all(Result::is_err) {
+        // Lost bytes are not a blank area: who took them for one would serve the DIMM without its labels.
+        for number in [0, 1] {
+            read_block(media, &layout, number)?;
+        }
+    }
+    Ok((layout, blocks))
+}
 
 fn read_blocks<M: Media>(media: &M, version: Version) -> Result<Blocks> {
     let layout = layout(media, version)?;

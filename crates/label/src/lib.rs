@@ -37,8 +37,15 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects))]
 
 mod area;
+mod assemble;
+mod contest;
 mod find;
+mod finding;
+mod set;
 mod update;
 
 pub use area::{LabelArea, Slot};
+pub use assemble::{Assembled, Member, SetNamespace, assemble};
 pub use find::{WINDOW, find_area};
+pub use finding::{Finding, FindingKind};
+pub use set::{LabelSet, NamespaceLabel, SetArea};

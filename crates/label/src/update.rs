@@ -53,19 +53,21 @@ impl<M: Media> LabelArea<M> {
     /// label that cannot be, that this version cannot hold, or that claims bytes of another one.
     pub fn write_namespace(&mut self, label: &Label) -> Result<()> {
         self.admit(label)?;
-        self.update(&Label { flags: label.flags | Flags::UPDATING, ..*label })?;
-        self.update(&Label { flags: label.flags.difference(Flags::UPDATING), ..*label })
+        self.update(label, true)?;
+        self.update(label, false)
     }
 
-    /// One of the two updates, flags as given.
-    fn update(&mut self, label: &Label) -> Result<()> {
+    /// One of the two updates: with the UPDATING flag, then without it.
+    pub(crate) fn update(&mut self, label: &Label, updating: bool) -> Result<()> {
+        let mut label = *label;
+        label.flags.set(Flags::UPDATING, updating);
         let (mut next, version) = self.staged()?;
         let own = self.slots_of(label.uuid)?;
         let Some(slot) = next.free().next() else {
             return Err(self.no_space(&next, 1));
         };
         let place = MediaOffset(self.layout.slot(slot).unwrap_or(u64::MAX));
-        let bytes = Label { slot, ..*label }.encode(version);
+        let bytes = Label { slot, ..label }.encode(version);
         put(&self.media, place, &bytes)?;
         for old in own {
             next.mark(old, true);
@@ -78,25 +80,36 @@ impl<M: Media> LabelArea<M> {
     ///
     /// [`Kind::NotFound`] if there are none.
     pub fn delete(&mut self, uuid: Uuid) -> Result<()> {
-        let (mut next, _) = self.staged()?;
+        self.staged()?;
         let own = self.slots_of(uuid)?;
         if own.is_empty() {
             return Err(
                 Error::new(Kind::NotFound, "delete label").accepted(format_args!("a label of {uuid}"))
             );
         }
-        for slot in own {
-            next.mark(slot, true);
+        self.free_slots(&own)
+    }
+
+    /// Frees some slots in one update.
+    pub(crate) fn free_slots(&mut self, slots: &[u32]) -> Result<()> {
+        let (mut next, _) = self.staged()?;
+        for slot in slots {
+            next.mark(*slot, true);
         }
         self.commit(next)
     }
 
     /// Refuses what would leave the area in a state that a reader gives up, or half-way through.
-    fn admit(&self, label: &Label) -> Result<()> {
+    pub(crate) fn admit(&self, label: &Label) -> Result<()> {
         let (next, version) = self.staged()?;
         let invalid = |finding| Error::invalid(Kind::Invalid, "write label", MediaOffset(0), finding);
         // A 1.1 label has no room for the type, so it need not be right.
         label.check(version).map_err(invalid)?;
+        if label.name.as_bytes().len() >= 64 {
+            return Err(Error::new(Kind::Invalid, "write label")
+                .found(format_args!("a name of 64 bytes: {:?}", label.name))
+                .accepted("at most 63: Linux prints past the end of a longer one"));
+        }
         if version == Version::V1_1 && label.claim() != ClaimClass::None {
             return Err(Error::new(Kind::Invalid, "write label")
                 .found(format_args!("abstraction {}", label.abstraction))
@@ -130,7 +143,7 @@ impl<M: Media> LabelArea<M> {
     }
 
     /// The index block that the next update writes, as yet unchanged.
-    fn staged(&self) -> Result<(Index, Version)> {
+    pub(crate) fn staged(&self) -> Result<(Index, Version)> {
         match self.index() {
             Some(index) => Ok((index.successor(), index.layout().version)),
             None => {

@@ -5,194 +5,12 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
-
+use common::cut::{Recorder, cuts};
 use common::{all, sample};
 use nvstack_format::label::{Flags, Label, Version};
 use nvstack_label::LabelArea;
-use nvstack_media::{Anon, Domain, Media, MediaOffset, Result, check_range};
+use nvstack_media::Anon;
 use uuid::Uuid;
-
-enum Event {
-    Store(usize, Vec<u8>),
-    Flush(usize, usize),
-    Drain,
-}
-
-/// A medium that remembers every store, and what was done to make it durable.
-struct Recorder {
-    bytes: Mutex<Vec<u8>>,
-    events: Mutex<Vec<Event>>,
-}
-
-impl Recorder {
-    fn new(bytes: Vec<u8>) -> Recorder {
-        Recorder { bytes: Mutex::new(bytes), events: Mutex::default() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.bytes.lock().unwrap()
-    }
-
-    fn log(&self, event: Event) {
-        self.events.lock().unwrap().push(event);
-    }
-}
-
-fn at(offset: MediaOffset) -> usize {
-    usize::try_from(offset.0).unwrap()
-}
-
-impl Media for Recorder {
-    fn len(&self) -> u64 {
-        u64::try_from(self.lock().len()).unwrap()
-    }
-
-    fn read_only(&self) -> bool {
-        false
-    }
-
-    fn domain(&self) -> Domain {
-        Domain::Cache
-    }
-
-    fn read(&self, offset: MediaOffset, into: &mut [u8]) -> Result<()> {
-        check_range(self.len(), "read", offset, u64::try_from(into.len()).unwrap())?;
-        into.copy_from_slice(&self.lock()[at(offset)..][..into.len()]);
-        Ok(())
-    }
-
-    fn store(&self, offset: MediaOffset, from: &[u8]) -> Result<()> {
-        check_range(self.len(), "store", offset, u64::try_from(from.len()).unwrap())?;
-        self.lock()[at(offset)..][..from.len()].copy_from_slice(from);
-        self.log(Event::Store(at(offset), from.to_vec()));
-        Ok(())
-    }
-
-    fn stream(&self, offset: MediaOffset, from: &[u8]) -> Result<()> {
-        self.store(offset, from)?;
-        self.flush(offset, u64::try_from(from.len()).unwrap())
-    }
-
-    fn zero(&self, offset: MediaOffset, len: u64) -> Result<()> {
-        self.stream(offset, &vec![0; usize::try_from(len).unwrap()])
-    }
-
-    fn load_u32(&self, offset: MediaOffset) -> Result<u32> {
-        let mut word = [0; 4];
-        self.read(offset, &mut word)?;
-        Ok(u32::from_le_bytes(word))
-    }
-
-    fn store_u32(&self, offset: MediaOffset, value: u32) -> Result<()> {
-        self.store(offset, &value.to_le_bytes())
-    }
-
-    fn load_u64(&self, offset: MediaOffset) -> Result<u64> {
-        let mut word = [0; 8];
-        self.read(offset, &mut word)?;
-        Ok(u64::from_le_bytes(word))
-    }
-
-    fn store_u64(&self, offset: MediaOffset, value: u64) -> Result<()> {
-        self.store(offset, &value.to_le_bytes())
-    }
-
-    fn flush(&self, offset: MediaOffset, len: u64) -> Result<()> {
-        self.log(Event::Flush(at(offset), usize::try_from(len).unwrap()));
-        Ok(())
-    }
-
-    fn drain(&self) -> Result<()> {
-        self.log(Event::Drain);
-        Ok(())
-    }
-
-    fn badblocks(&self, _: MediaOffset, _: u64) -> Vec<(u64, u64)> {
-        Vec::new()
-    }
-
-    fn name(&self) -> String {
-        "recorder".to_owned()
-    }
-}
-
-/// A word that was stored and is not yet durable.
-struct Pending {
-    at: usize,
-    word: [u8; 8],
-    flushed: bool,
-}
-
-/// Calls `check` with every image that a cut can leave: after each event, the durable bytes with some of the pending words,
-/// each applied in the order of their stores. Up to 10 words all subsets, of more a sample.
-fn cuts(start: &[u8], events: &[Event], mut check: impl FnMut(&[u8])) -> usize {
-    let mut durable = start.to_vec();
-    let mut pending: Vec<Pending> = Vec::new();
-    let mut seen = 0;
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    for event in events {
-        match event {
-            Event::Store(at, bytes) => {
-                assert_eq!((at % 8, bytes.len() % 8), (0, 0), "words are what persists whole");
-                let words = bytes.chunks(8).enumerate();
-                pending.extend(words.map(|(i, w)| Pending {
-                    at: at + i * 8,
-                    word: w.try_into().unwrap(),
-                    flushed: false,
-                }));
-            }
-            Event::Flush(at, len) => {
-                for word in &mut pending {
-                    word.flushed |= word.at + 8 > *at && word.at < at + len;
-                }
-            }
-            Event::Drain => {
-                for word in pending.iter().filter(|word| word.flushed) {
-                    durable[word.at..][..8].copy_from_slice(&word.word);
-                }
-                pending.retain(|word| !word.flushed);
-            }
-        }
-        // Words that change nothing make no difference whether they are lost.
-        let mut last: BTreeMap<usize, &[u8]> = BTreeMap::new();
-        let differing: Vec<&Pending> = pending
-            .iter()
-            .filter(|p| {
-                let before = last.insert(p.at, &p.word).unwrap_or(&durable[p.at..][..8]);
-                before != p.word
-            })
-            .collect();
-        let count = differing.len();
-        assert!(count < 64, "{count}");
-        let mut subsets: Vec<u64> = Vec::new();
-        if count <= 10 {
-            subsets.extend(0..1u64 << count);
-        } else {
-            let every = (1u64 << count) - 1;
-            subsets.extend([0, every]);
-            for i in 0..count {
-                let (one, below) = (1u64 << i, (1u64 << i) - 1);
-                subsets.extend([one, every & !one, below, every & !below]);
-            }
-            for _ in 0..200 {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                subsets.push((random >> 1) & every);
-            }
-        }
-        for subset in subsets {
-            let mut image = durable.clone();
-            for (_, word) in differing.iter().enumerate().filter(|(i, _)| subset >> i & 1 == 1) {
-                image[word.at..][..8].copy_from_slice(&word.word);
-            }
-            check(&image);
-            seen += 1;
-        }
-    }
-    assert!(pending.is_empty(), "not durable when the change returned");
-    seen
-}
 
 /// The namespaces of an area, as far as they must not differ. None where there is no area.
 fn state(bytes: &[u8]) -> Option<Vec<(Uuid, String, u64, u64)>> {
@@ -210,7 +28,7 @@ fn old_or_new(before: &[u8], change: impl FnOnce(&Recorder)) -> usize {
     let (old, new) = (state(before), state(&after));
     assert_ne!(old, new);
     let mut met = [0, 0];
-    let seen = cuts(before, &recorder.events.lock().unwrap(), |image| {
+    let seen = cuts(before, &recorder.events(), |image| {
         let found = state(image);
         assert!(found == old || found == new, "neither: {found:?}\nold: {old:?}\nnew: {new:?}");
         met[usize::from(found == new)] += 1;
@@ -332,7 +150,7 @@ fn initialising_over_labels_never_shows_an_older_state() {
             let old = state(&image);
             let media = Recorder::new(image.clone());
             drop(LabelArea::init_over(&media, after).unwrap());
-            let seen = cuts(&image, &media.events.lock().unwrap(), |image| {
+            let seen = cuts(&image, &media.events(), |image| {
                 let found = state(image);
                 assert!(found == old || found.is_none() || found == Some(Vec::new()), "{found:?}");
             });

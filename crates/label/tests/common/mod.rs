@@ -2,6 +2,8 @@
 //! Images that Linux wrote, in memory.
 #![allow(dead_code)]
 
+pub(crate) mod cut;
+
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
