@@ -5,14 +5,18 @@
 //! each of which a device offers or does not.
 #![deny(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects)]
 
+mod adapter;
 mod bytes;
 mod device;
 mod linear;
 mod page;
+mod readonly;
 
-pub use bytes::{ByteAccess, ByteFlags, Bytes};
+pub use adapter::BytesMedium;
+pub use bytes::{ByteAccess, ByteFlags, Bytes, rw_bytes};
 pub use device::{BlockDevice, Extent, ExtentFlags, Geometry, WriteFlags, in_range, not_offered, sectors_of};
 pub use linear::Linear;
 pub use nvstack_format::{Lba, MediaOffset};
 pub use nvstack_media::{Error, Kind, Result};
-pub use page::{Direction, PAGE_SIZE, Page, PageAccess, PageState};
+pub use page::{Direction, PAGE_SIZE, Page, PageAccess, PageState, rw_page_by_sectors};
+pub use readonly::ReadOnlyMedium;

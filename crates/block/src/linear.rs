@@ -2,15 +2,23 @@
 //! A medium as a block device, byte for byte: a raw namespace, or the data area of an fsdax or devdax one.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
 
 use nvstack_media::{Domain, Error, Kind, Media, MediaOffset, Result};
 
-use crate::{BlockDevice, Extent, ExtentFlags, Geometry, Lba, WriteFlags, in_range, sectors_of};
+use crate::bytes::wide;
+use crate::{
+    BlockDevice, ByteAccess, ByteFlags, Bytes, Direction, Extent, ExtentFlags, Geometry, Lba, Page,
+    PageAccess, ReadOnlyMedium, WriteFlags, in_range, rw_bytes, rw_page_by_sectors, sectors_of,
+};
 
-/// A medium, sector by sector. No atomicity is promised: a sector may tear where stores tear.
+/// A medium, sector by sector, byte by byte and page by page. No atomicity is promised: a sector may tear where stores
+/// tear.
+///
+/// Byte access reaches the whole medium, a tail shorter than a sector too.
 pub struct Linear<M> {
     name: String,
-    media: M,
+    media: Arc<M>,
     geometry: Geometry,
 }
 
@@ -35,7 +43,7 @@ impl<M: Media> Linear<M> {
             atomic: false,
             discard: true,
         };
-        Ok(Linear { name: name.into(), media, geometry })
+        Ok(Linear { name: name.into(), media: Arc::new(media), geometry })
     }
 
     fn offset(&self, at: Lba) -> MediaOffset {
@@ -59,12 +67,7 @@ impl<M: Media> Linear<M> {
     }
 }
 
-/// The length of a slice as the media count it.
-fn length(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
-}
-
-impl<M: Media> BlockDevice for Linear<M> {
+impl<M: Media + 'static> BlockDevice for Linear<M> {
     fn name(&self) -> String {
         self.name.clone()
     }
@@ -78,7 +81,7 @@ impl<M: Media> BlockDevice for Linear<M> {
         let mut offset = self.offset(at);
         for buffer in into {
             self.media.read(offset, buffer)?;
-            offset = offset.plus(length(buffer));
+            offset = offset.plus(wide(buffer.len()));
         }
         Ok(())
     }
@@ -89,7 +92,7 @@ impl<M: Media> BlockDevice for Linear<M> {
         let mut offset = self.offset(at);
         for buffer in from {
             self.media.stream(offset, buffer)?;
-            offset = offset.plus(length(buffer));
+            offset = offset.plus(wide(buffer.len()));
         }
         self.settle(flags)
     }
@@ -111,7 +114,7 @@ impl<M: Media> BlockDevice for Linear<M> {
             let mut done = 0u64;
             let len = self.offset(Lba(sectors)).0;
             while done < len {
-                let step = len.saturating_sub(done).min(length(&zeros));
+                let step = len.saturating_sub(done).min(wide(zeros.len()));
                 let piece = usize::try_from(step).ok().and_then(|n| zeros.get(..n)).unwrap_or(&zeros);
                 self.media.stream(self.offset(at).plus(done), piece)?;
                 done = done.saturating_add(step);
@@ -174,5 +177,40 @@ impl<M: Media> BlockDevice for Linear<M> {
             lba = lba.saturating_add(run);
         }
         Ok(())
+    }
+
+    fn bytes(&self) -> Result<&dyn ByteAccess> {
+        Ok(self)
+    }
+
+    fn pages(&self) -> Result<&dyn PageAccess> {
+        Ok(self)
+    }
+}
+
+impl<M: Media + 'static> ByteAccess for Linear<M> {
+    fn size(&self) -> u64 {
+        self.media.len()
+    }
+
+    fn rw_bytes(&self, at: MediaOffset, bytes: Bytes<'_>, flags: ByteFlags) -> Result<()> {
+        if matches!(bytes, Bytes::Write(_)) && !bytes.is_empty() {
+            self.writable("rw_bytes")?;
+        }
+        rw_bytes(&*self.media, at, bytes, flags).map_err(|e| e.path(&self.name))
+    }
+
+    fn media(&self) -> Arc<dyn Media> {
+        let media: Arc<dyn Media> = self.media.clone();
+        if self.geometry.read_only && !media.read_only() {
+            return Arc::new(ReadOnlyMedium::new(media));
+        }
+        media
+    }
+}
+
+impl<M: Media + 'static> PageAccess for Linear<M> {
+    fn rw_page(&self, index: u64, page: &Page, direction: Direction) {
+        rw_page_by_sectors(self, index, page, direction);
     }
 }
