@@ -8,6 +8,7 @@
 mod adapter;
 mod bytes;
 mod device;
+mod gate;
 mod linear;
 mod page;
 mod readonly;
@@ -15,6 +16,7 @@ mod readonly;
 pub use adapter::BytesMedium;
 pub use bytes::{ByteAccess, ByteFlags, Bytes, rw_bytes};
 pub use device::{BlockDevice, Extent, ExtentFlags, Geometry, WriteFlags, in_range, not_offered, sectors_of};
+pub use gate::{Gate, GatedMedia};
 pub use linear::Linear;
 pub use nvstack_format::{Lba, MediaOffset};
 pub use nvstack_media::{Error, Kind, Result};
