@@ -7,6 +7,7 @@
 
 mod adapter;
 mod bytes;
+mod cache;
 mod device;
 mod gate;
 mod linear;
@@ -15,6 +16,7 @@ mod readonly;
 
 pub use adapter::BytesMedium;
 pub use bytes::{ByteAccess, ByteFlags, Bytes, rw_bytes};
+pub use cache::PageCache;
 pub use device::{BlockDevice, Extent, ExtentFlags, Geometry, WriteFlags, in_range, not_offered, sectors_of};
 pub use gate::{Gate, GatedMedia};
 pub use linear::Linear;
