@@ -12,6 +12,7 @@ mod device;
 mod gate;
 mod linear;
 mod page;
+mod partition;
 mod readonly;
 
 pub use adapter::BytesMedium;
@@ -23,4 +24,5 @@ pub use linear::Linear;
 pub use nvstack_format::{Lba, MediaOffset};
 pub use nvstack_media::{Error, Kind, Result};
 pub use page::{Direction, PAGE_SIZE, Page, PageAccess, PageState, rw_page_by_sectors};
+pub use partition::{Partition, PartitionInfo, PartitionKind, partitions};
 pub use readonly::ReadOnlyMedium;
