@@ -12,7 +12,8 @@ pub const COMPAT: u64 = 1 << 21;
 /// Bytes at the head of a namespace that never hold data: 4096 unused, and the info block.
 pub const RESERVE: u64 = 8192;
 
-pub(super) const PAGE: u64 = 4096;
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
 /// Linux keeps this much for each page of the namespace.
 const PAGE_STRUCT: u64 = 64;
 

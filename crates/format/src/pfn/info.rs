@@ -10,8 +10,7 @@ use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};
 
-use super::geometry::PAGE;
-use super::{COMPAT, Geometry, Place, RESERVE};
+use super::{COMPAT, Geometry, PAGE, Place, RESERVE};
 use crate::text::ascii;
 use crate::{Invalid, fletcher64_without};
 
@@ -22,7 +21,8 @@ pub const INFO_OFFSET: u64 = 4096;
 
 const NAME: &str = "PFN info block";
 const PAGE_STRUCT: u16 = 64;
-const HUGE: [u32; 3] = [4096, 1 << 21, 1 << 30];
+/// Alignments that a machine of this kind can map at: a page, 2 MiB, 1 GiB (Linux `supported_alignments`).
+pub const ALIGNMENTS: [u32; 3] = [4096, 1 << 21, 1 << 30];
 
 /// What the namespace is, told by the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -254,7 +254,7 @@ impl Info {
         }
         let supported = match self.kind {
             Kind::Fsdax => align.is_power_of_two() && u64::from(align) >= PAGE,
-            Kind::Devdax => HUGE.contains(&align),
+            Kind::Devdax => ALIGNMENTS.contains(&align),
         };
         if !supported {
             return bad("align", 84, align.into(), "4096, 2097152 or 1073741824".to_string());
@@ -267,6 +267,10 @@ impl Info {
         let data_max = size.saturating_sub(unused);
         if dataoff >= data_max || !dataoff.is_multiple_of(PAGE) {
             return bad("dataoff", 56, dataoff, format!("a multiple of {PAGE} below {data_max}"));
+        }
+        // Namespaces begin on pages, so this is wrong wherever one lies. Linux finds it by the addresses below.
+        if !u64::from(start_pad).is_multiple_of(PAGE) {
+            return bad("start_pad", 76, start_pad.into(), format!("a multiple of {PAGE}"));
         }
         let Some(start) = place.start else { return Ok(()) };
         let end = start.saturating_add(size).saturating_sub(end_trunc.into());

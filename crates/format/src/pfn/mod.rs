@@ -5,5 +5,5 @@
 mod geometry;
 mod info;
 
-pub use geometry::{COMPAT, Geometry, Place, RESERVE};
-pub use info::{INFO_LEN, INFO_OFFSET, Info, Kind, Mode, Rejected};
+pub use geometry::{COMPAT, Geometry, PAGE, Place, RESERVE};
+pub use info::{ALIGNMENTS, INFO_LEN, INFO_OFFSET, Info, Kind, Mode, Rejected};
