@@ -68,9 +68,9 @@ fn lay_out<M: Media>(media: &M, options: &CreateOptions) -> Result<Info> {
     media.zero(block, length)?;
     media.drain()?;
     if options.mode == Mode::Pmem {
-        // Zeros are descriptors of pages of which nothing is known yet. That heals lost bytes there, too.
+        // Zeros are descriptors of pages of which nothing is known yet. That heals lost bytes there, too. They are durable
+        // when the rest of the info block is, and so before it is one.
         media.zero(MediaOffset(RESERVE), geometry.dataoff.saturating_sub(RESERVE))?;
-        media.drain()?;
     }
     let info = Info::new(options.kind, options.uuid, options.parent, options.mode, geometry);
     let bytes = info.encode();

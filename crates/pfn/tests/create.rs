@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Dice, Sim};
+use common::{Sim, cuts};
 use nvstack_media::{Access, Anon, Domain, Kind as ErrorKind, Mapping, Media, MediaOffset};
 use nvstack_pfn::{CreateOptions, Info, Kind, Mode, Place, Probe, create, probe};
 use std::os::unix::fs::MetadataExt;
@@ -159,16 +159,14 @@ fn a_power_cut_leaves_none_or_a_whole_one() {
                 media.set_fuse(step);
                 let wanted = CreateOptions { overwrite: replaced, ..options(SMALL, Mode::Pmem, 4096) };
                 let outcome = create(&media, &wanted);
-                let mut dice = Dice(step);
-                let mut ways: Vec<Box<dyn FnMut() -> u64>> = vec![Box::new(|| 0), Box::new(|| u64::MAX - 1)];
-                for _ in 0..2 {
-                    let mut dice = Dice(dice.roll());
-                    ways.push(Box::new(move || dice.roll()));
-                }
+                let mut ways = cuts(if domain == Domain::PageCache { 1 } else { 512 }, step);
                 for choose in &mut ways {
                     let image = media.cut(choose.as_mut());
                     match probe(&Sim::memory(image.clone()), Kind::Fsdax, PARENT, place).unwrap() {
-                        Probe::Found(info) if info.uuid == Uuid::from_u128(1) => seen[1] += 1,
+                        Probe::Found(info) if info.uuid == Uuid::from_u128(1) => {
+                            assert!(image[8192..] == base[8192..], "the old one lost its descriptors");
+                            seen[1] += 1;
+                        }
                         Probe::Found(info) => {
                             seen[2] += 1;
                             assert_eq!(info.uuid, wanted.uuid);

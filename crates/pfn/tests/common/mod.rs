@@ -21,6 +21,11 @@ use nvstack_media::{Domain, Error, Extent, Kind, Media, MediaOffset, Result};
 /// The unit of the simulated power cut: eight aligned bytes are whole, old or new.
 pub const UNIT: usize = 8;
 
+/// One of `0..=all`.
+fn pick(choice: u64, all: u64) -> u64 {
+    if choice == u64::MAX { all } else { choice % (all + 1) }
+}
+
 #[derive(Clone)]
 struct State {
     /// What readers see.
@@ -79,7 +84,8 @@ impl Sim {
         self.state.lock().unwrap().now.clone()
     }
 
-    /// Images that a power cut now could leave: nothing, everything, and, by `choose`, any subset of what is pending.
+    /// An image that a power cut now could leave: by `choose`, any subset of what is pending; 0 is nothing of a unit,
+    /// `u64::MAX` all of it.
     /// On a page cache whole pages go, each as it was at one moment since it was last surely written.
     pub fn cut(&self, choose: &mut dyn FnMut() -> u64) -> Vec<u8> {
         let s = self.state.lock().unwrap();
@@ -91,7 +97,7 @@ impl Sim {
                 *seen.entry(at / 4096).or_default() += 1;
             }
             for (page, n) in seen {
-                moments.insert(page, choose() % (n + 1));
+                moments.insert(page, pick(choose(), n));
             }
             for (at, value) in &s.pending {
                 let left = moments.get_mut(&(at / 4096)).unwrap();
@@ -107,7 +113,7 @@ impl Sim {
                 by_unit.entry(*at).or_default().push(*value);
             }
             for (at, values) in by_unit {
-                let pick = usize::try_from(choose() % (values.len() as u64 + 1)).unwrap();
+                let pick = usize::try_from(pick(choose(), values.len() as u64)).unwrap();
                 if pick > 0 {
                     image[at..at + UNIT].copy_from_slice(&values[pick - 1]);
                 }
@@ -319,4 +325,34 @@ impl Dice {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+}
+
+/// What decides how much of each unit reaches the medium.
+pub type Choice = Box<dyn FnMut() -> u64>;
+
+/// Power cuts worth a look when stores to a block of `block` units at the lowest place and stores behind it are pending:
+/// the first unit, the rest of the block, and what lies behind are each old or new, in all combinations; then some at
+/// random.
+pub fn cuts(block: usize, seed: u64) -> Vec<Choice> {
+    let mut ways: Vec<Choice> = Vec::new();
+    for which in 0..8u32 {
+        let mut n = 0;
+        ways.push(Box::new(move || {
+            let part = if n == 0 {
+                0
+            } else if n < block {
+                1
+            } else {
+                2
+            };
+            n += 1;
+            if which >> part & 1 == 1 { u64::MAX } else { 0 }
+        }));
+    }
+    let mut dice = Dice(seed);
+    for _ in 0..2 {
+        let mut dice = Dice(dice.roll());
+        ways.push(Box::new(move || dice.roll() >> 1));
+    }
+    ways
 }
