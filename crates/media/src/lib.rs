@@ -19,6 +19,7 @@ mod dirty;
 mod error;
 #[allow(unsafe_code)]
 mod fault;
+mod interleave;
 mod lock;
 mod mapping;
 mod medium;
@@ -29,6 +30,7 @@ mod window;
 
 pub use anon::Anon;
 pub use error::{Error, Kind, Result};
+pub use interleave::{Concat, Interleave, Joined, Layout, Sequence, Stripes};
 pub use lock::{LockMode, lock};
 pub use mapping::{Access, Mapping};
 pub use medium::{Domain, Extent, Media, check_range};
