@@ -47,6 +47,8 @@ pub enum Kind {
     NoMemory,
     /// The device was removed while it was in use.
     Gone,
+    /// No such device or address: the object has no such value yet, or no driver, or comes back as another.
+    NoDevice,
 }
 
 impl Kind {
@@ -63,7 +65,7 @@ impl Kind {
             Kind::ReadOnly => libc::EROFS,
             Kind::Unsupported => libc::EOPNOTSUPP,
             Kind::Unrecognised => libc::ENODEV,
-            Kind::Corrupt | Kind::Gone => libc::ENXIO,
+            Kind::Corrupt | Kind::Gone | Kind::NoDevice => libc::ENXIO,
             Kind::Poison | Kind::Io | Kind::Fault => libc::EIO,
             Kind::NoSpace => libc::ENOSPC,
             Kind::NoMemory => libc::ENOMEM,
@@ -87,6 +89,7 @@ impl Kind {
             | Kind::Corrupt
             | Kind::Poison
             | Kind::Io
+            | Kind::NoDevice
             | Kind::Fault => 5, // EIO
         }
     }

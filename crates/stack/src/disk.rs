@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Disks: opened once, handed out any number of times, closed under whoever holds them.
+
+use std::any::Any;
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nvstack_block::{BlockDevice, ByteAccess, Extent, Gate, Geometry, Lba, PageAccess, WriteFlags};
+use nvstack_media::{Error, Kind, Result};
+
+use crate::model::{Bound, Dev, Generation};
+use crate::personality::OpenOptions;
+use crate::stack::{At, Inner, Opened};
+
+/// A disk that somebody opened.
+pub(crate) struct OpenDisk {
+    gate: Arc<Gate>,
+    note: String,
+    sector_size: u32,
+    read_only: bool,
+    /// Ends with the disk: a thread that flushes, for one.
+    keep: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl OpenDisk {
+    /// Waits for what is in flight; nothing comes later.
+    pub(crate) fn close(self) {
+        // What works for the disk ends before the disk does.
+        drop(self.keep);
+        // Linux flushes a region when its disks go. What can't be flushed is told to those who wrote it, when they flush.
+        let _ = self.gate.flush();
+        // It fails only for who closes from within a request of the same disk.
+        let _ = self.gate.close();
+    }
+
+    fn opened(&self) -> Opened {
+        Opened { device: self.gate.clone(), note: self.note.clone(), sector_size: self.sector_size }
+    }
+}
+
+/// Finds the device that a name means: a disk's own name, a namespace (then whoever holds it), or a claim.
+pub(crate) fn find(inner: &Arc<Inner>, name: &str) -> Result<(At, Dev)> {
+    if let Some((at, dev)) = crate::tree::names::device(inner, name) {
+        let held = match dev {
+            Dev::Namespace(r, n) => {
+                let state = at.bus.lock();
+                state.namespace(r, n)?.holder.map(|(driver, id)| Dev::Claim(r, driver, id))
+            }
+            _ => None,
+        };
+        return Ok((at, held.unwrap_or(dev)));
+    }
+    crate::tree::names::disk(inner, name).ok_or_else(|| {
+        Error::new(Kind::NotFound, "open disk")
+            .found(name)
+            .accepted("the name of a disk, a namespace or its claim")
+    })
+}
+
+/// Opens a disk.
+pub(crate) fn open(inner: &Arc<Inner>, name: &str, options: &OpenOptions) -> Result<Opened> {
+    let (at, dev) = find(inner, name)?;
+    let device_name = at.name(dev);
+    let (attached, generation, read_only, lock) = {
+        let state = at.bus.lock();
+        let region_read_only = |r: u32| state.region(r).map(|r| Arc::clone(&r.read_only));
+        let (generation, bound, lock, error) = match dev {
+            Dev::Namespace(r, n) => {
+                let ns = state.namespace(r, n)?;
+                (ns.generation, ns.bound.as_ref(), region_read_only(r)?, ns.error.as_ref())
+            }
+            Dev::Claim(r, driver, n) => {
+                let claim = state.claim(r, driver, n)?;
+                (claim.generation, claim.bound.as_ref(), region_read_only(r)?, None)
+            }
+            _ => {
+                return Err(Error::new(Kind::Unsupported, "open disk")
+                    .path(device_name)
+                    .accepted("a namespace or its claim"));
+            }
+        };
+        let Some(bound) = bound else {
+            let refusal = Error::new(Kind::NoDevice, "open disk").path(device_name);
+            return Err(match error {
+                Some(error) => refusal.because(error.to_string()),
+                None => refusal.found("a disabled device").accepted("one with its driver"),
+            });
+        };
+        if let Some(disk) = &bound.disk {
+            return join(disk, &device_name, options);
+        }
+        (Arc::clone(&bound.attached), generation, options.read_only || lock.load(Ordering::Relaxed), lock)
+    };
+    // Slow, so not under the lock. Two who do this at once find out below; the second one's is closed again.
+    let how = OpenOptions { read_only, ..options.clone() };
+    let disk = attached.open(&device_name, &how)?;
+    let sector_size = attached.sector_size().unwrap_or_else(|| disk.device.geometry().sector_size);
+    let guarded = ReadOnlySwitch { device: disk.device, switch: lock };
+    let opened = OpenDisk {
+        gate: Arc::new(Gate::new(Arc::new(guarded), &device_name)),
+        note: disk.note,
+        sector_size,
+        read_only,
+        keep: disk.keep,
+    };
+    let mut state = at.bus.lock();
+    match bound_of(&mut state, dev, generation) {
+        Some(bound) => match &bound.disk {
+            Some(earlier) => {
+                let joined = join(earlier, &device_name, options);
+                drop(state);
+                opened.close();
+                joined
+            }
+            None => {
+                let out = opened.opened();
+                bound.disk = Some(opened);
+                Ok(out)
+            }
+        },
+        None => {
+            drop(state);
+            opened.close();
+            Err(crate::model::gone(device_name))
+        }
+    }
+}
+
+/// One more handle on a disk that is open.
+fn join(disk: &OpenDisk, name: &str, options: &OpenOptions) -> Result<Opened> {
+    if disk.read_only && !options.read_only {
+        return Err(Error::new(Kind::Busy, "open disk")
+            .path(name)
+            .found("it open read-only")
+            .accepted("read-only handles, as the first"));
+    }
+    Ok(disk.opened())
+}
+
+fn bound_of(state: &mut crate::model::BusState, dev: Dev, generation: Generation) -> Option<&mut Bound> {
+    if state.dead {
+        return None;
+    }
+    match dev {
+        Dev::Namespace(r, n) => {
+            let ns = state.namespace_mut(r, n).ok().filter(|ns| ns.generation == generation)?;
+            ns.bound.as_mut()
+        }
+        Dev::Claim(r, driver, n) => {
+            let claim = state.claim_mut(r, driver, n).ok().filter(|c| c.generation == generation)?;
+            claim.bound.as_mut()
+        }
+        _ => None,
+    }
+}
+
+/// Writes pass as long as the region's `read_only` attribute is 0.
+struct ReadOnlySwitch {
+    device: Arc<dyn BlockDevice>,
+    switch: Arc<AtomicBool>,
+}
+
+impl ReadOnlySwitch {
+    fn writable(&self, operation: &'static str) -> Result<()> {
+        if self.switch.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::ReadOnly, operation)
+                .path(self.device.name())
+                .found("its region read-only")
+                .accepted("0 in the region's read_only attribute"));
+        }
+        Ok(())
+    }
+}
+
+impl BlockDevice for ReadOnlySwitch {
+    fn name(&self) -> String {
+        self.device.name()
+    }
+    fn geometry(&self) -> Geometry {
+        let geometry = self.device.geometry();
+        Geometry { read_only: geometry.read_only || self.switch.load(Ordering::Relaxed), ..geometry }
+    }
+    fn read(&self, at: Lba, into: &mut [IoSliceMut<'_>]) -> Result<()> {
+        self.device.read(at, into)
+    }
+    fn write(&self, at: Lba, from: &[IoSlice<'_>], flags: WriteFlags) -> Result<()> {
+        self.writable("write")?;
+        self.device.write(at, from, flags)
+    }
+    fn flush(&self) -> Result<()> {
+        self.device.flush()
+    }
+    fn write_zeroes(&self, at: Lba, sectors: u64, flags: WriteFlags) -> Result<()> {
+        self.writable("write zeroes")?;
+        self.device.write_zeroes(at, sectors, flags)
+    }
+    fn discard(&self, at: Lba, sectors: u64) -> Result<()> {
+        self.writable("discard")?;
+        self.device.discard(at, sectors)
+    }
+    fn extents(&self, at: Lba, sectors: u64, found: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
+        self.device.extents(at, sectors, found)
+    }
+    fn bytes(&self) -> Result<&dyn ByteAccess> {
+        // The switch is of the disk, as Linux's is; the device itself refuses if it was opened read-only.
+        self.device.bytes()
+    }
+    fn pages(&self) -> Result<&dyn PageAccess> {
+        self.device.pages()
+    }
+}
