@@ -8,7 +8,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use nvstack_block::{BlockDevice, Linear};
+use nvstack_block::Linear;
 use nvstack_media::{Error, Kind, MediaOffset, Part, Result};
 use uuid::Uuid;
 

@@ -118,7 +118,7 @@ impl Identity {
             subsystem_revision: 0,
             serial: 0x0012_3456_u32.wrapping_add(n.saturating_sub(1)),
             made: None,
-            format: 0x0103,
+            format: 0x0301,
             family: 0,
             flags: Vec::new(),
         }

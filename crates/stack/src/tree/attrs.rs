@@ -228,7 +228,7 @@ const DIMM: [Attr; 20] = [
             text
         }))
     }),
-    nfit("nfit/format", "0x<4 digits>", |v| line(format_args!("{:#06x}", v.identity()?.format.swap_bytes()))),
+    nfit("nfit/format", "0x<4 digits>", |v| line(format_args!("{:#06x}", v.identity()?.format))),
     nfit("nfit/formats", "<n>", |_| line(1)),
     nfit("nfit/handle", "0x<handle>", |v| hex(u64::from(v.identity()?.handle))),
     nfit("nfit/id", "<vendor>[-<location>-<date>]-<serial>", |v| line(v.identity()?.id())),
