@@ -2,6 +2,8 @@
 //! Label areas of DIMMs: found in an image, read, initialised, and updated so that a cut leaves the old or the new
 //! state.
 //!
+//! [`assemble()`] puts the namespaces of a region together from the areas of its DIMMs, and [`LabelSet`] changes them there.
+//!
 //! Works on any medium that is the area: offset 0 is index block 0. Layouts and the rules for single structures are
 //! those of [`nvstack_format::label`]; what is added here is their reading, their order on the medium, and what labels
 //! may not say beside each other.
@@ -41,6 +43,7 @@ mod assemble;
 mod contest;
 mod find;
 mod finding;
+mod raw;
 mod set;
 mod update;
 
@@ -48,4 +51,5 @@ pub use area::{LabelArea, Slot};
 pub use assemble::{Assembled, Member, SetNamespace, assemble};
 pub use find::{WINDOW, find_area};
 pub use finding::{Finding, FindingKind};
+pub use raw::AreaCheck;
 pub use set::{LabelSet, NamespaceLabel, SetArea};

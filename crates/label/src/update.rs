@@ -177,7 +177,7 @@ impl<M: Media> LabelArea<M> {
 }
 
 /// Stores bytes and waits until they are durable.
-fn put<M: Media>(media: &M, at: MediaOffset, bytes: &[u8]) -> Result<()> {
+pub(crate) fn put<M: Media>(media: &M, at: MediaOffset, bytes: &[u8]) -> Result<()> {
     media.store(at, bytes)?;
     media.persist(at, u64::try_from(bytes.len()).unwrap_or(u64::MAX))
 }
@@ -195,7 +195,24 @@ fn write_fresh<M: Media>(media: M, version: Version) -> Result<LabelArea<M>> {
 /// Zeroes every place where an index block of either version may stand. The current block goes after the other one of its
 /// kind, and before anything that could be a label to it, so that neither an older state comes back nor half of this one.
 /// More than the signature goes: a half-written new block could bring that back over an old rest.
-fn wipe<M: Media>(media: &M) -> Result<()> {
+///
+/// Where bytes were lost, all of that part of the area is zeroed at once, which heals it. At most one block can be valid then,
+/// so there is no older state that could come back.
+pub(crate) fn wipe<M: Media>(media: &M) -> Result<()> {
+    match wipe_in_order(media) {
+        Err(e) if e.kind() == Kind::Poison => {
+            let mut end = 0;
+            for version in Version::ALL {
+                end = end.max(layout(media, version)?.labeloff());
+            }
+            media.zero(MediaOffset(0), end.next_multiple_of(512).min(media.len()))?;
+            media.drain()
+        }
+        done => done,
+    }
+}
+
+fn wipe_in_order<M: Media>(media: &M) -> Result<()> {
     let mut places = Vec::new();
     let area = LabelArea::open(media)?;
     if let Some(current) = area.index() {
