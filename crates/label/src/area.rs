@@ -17,6 +17,8 @@ pub struct LabelArea<M> {
     pub(crate) media: M,
     pub(crate) layout: AreaLayout,
     pub(crate) blocks: [Result<Index, Invalid>; 2],
+    /// A write of an index block failed: it may be on the medium or not, durable or not.
+    pub(crate) unsure: bool,
 }
 
 impl<M: Media> fmt::Debug for LabelArea<M> {
@@ -41,7 +43,7 @@ impl<M: Media> LabelArea<M> {
     /// error.
     pub fn open(media: M) -> Result<LabelArea<M>> {
         let (layout, blocks) = read_state(&media)?;
-        Ok(LabelArea { media, layout, blocks })
+        Ok(LabelArea { media, layout, blocks, unsure: false })
     }
 
     /// Reads the index blocks again, after the medium was written past this object.
@@ -134,14 +136,20 @@ impl<M: Media> LabelArea<M> {
         Ok(Member { version: self.version(), slots: self.slots()?, start, size })
     }
 
-    /// The slots that the current index block counts as used.
+    /// The slots that the current index block counts as used. Lost bytes make a bad label, as anything else does.
     pub fn slots(&self) -> Result<Vec<Slot>> {
         let Some(index) = self.index() else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         let mut bytes = label_buffer(&self.layout);
         for number in index.used() {
-            self.read_slot(number, &mut bytes)?;
-            let label = Label::parse(&bytes, self.layout.version, number);
+            let label = match self.read_slot(number, &mut bytes) {
+                Ok(()) => Label::parse(&bytes, self.layout.version, number),
+                // One lost label does not hide the others.
+                Err(e) if e.kind() == Kind::Poison => {
+                    Err(Invalid::new("label", "bytes", 0, e, "bytes that can be read"))
+                }
+                Err(e) => return Err(e),
+            };
             found.push(Slot { number, label });
         }
         Ok(found)
@@ -193,6 +201,12 @@ impl<M: Media> LabelArea<M> {
             .at(MediaOffset(self.layout.slot(other.slot).unwrap_or(0)))
             .found(format_args!("{} and {}", show(one), show(other)))
             .accepted(accepted)
+    }
+
+    /// Whether bytes of a slot are lost.
+    pub(crate) fn is_lost(&self, number: u32) -> bool {
+        let len = u64::from(self.layout.version.label_len());
+        self.slot_offset(number).is_some_and(|at| self.media.is_poisoned(at, len))
     }
 
     fn read_slot(&self, number: u32, bytes: &mut [u8]) -> Result<()> {

@@ -61,9 +61,10 @@ impl<M: Media> LabelArea<M> {
     pub(crate) fn update(&mut self, label: &Label, updating: bool) -> Result<()> {
         let mut label = *label;
         label.flags.set(Flags::UPDATING, updating);
+        self.make_sure()?;
         let (mut next, version) = self.staged()?;
         let own = self.slots_of(label.uuid)?;
-        let Some(slot) = next.free().next() else {
+        let Some(slot) = self.usable(&next).next() else {
             return Err(self.no_space(&next, 1));
         };
         let place = MediaOffset(self.layout.slot(slot).unwrap_or(u64::MAX));
@@ -92,6 +93,7 @@ impl<M: Media> LabelArea<M> {
 
     /// Frees some slots in one update.
     pub(crate) fn free_slots(&mut self, slots: &[u32]) -> Result<()> {
+        self.make_sure()?;
         let (mut next, _) = self.staged()?;
         for slot in slots {
             next.mark(*slot, true);
@@ -115,8 +117,19 @@ impl<M: Media> LabelArea<M> {
                 .found(format_args!("abstraction {}", label.abstraction))
                 .accepted("none: labels of version 1.1 cannot name one"));
         }
+        let slots = self.slots()?;
+        let same = |l: &Label| (l.uuid, l.dpa, l.rawsize) == (label.uuid, label.dpa, label.rawsize);
+        if !slots.iter().any(|slot| slot.label.as_ref().is_ok_and(same)) {
+            // Nobody knows whose bytes a lost label claims; so no label gets a new place beside it.
+            if let Some(slot) = slots.iter().find(|slot| slot.label.is_err() && self.is_lost(slot.number)) {
+                return Err(Error::new(Kind::Poison, "write label")
+                    .at(MediaOffset(self.layout.slot(slot.number).unwrap_or(0)))
+                    .found(format_args!("lost bytes in slot {}, which is in use", slot.number))
+                    .accepted("labels that can be read, where a label is to get a new place"));
+            }
+        }
         let mut own = 0usize;
-        for other in self.slots()?.into_iter().filter_map(|slot| slot.label.ok()) {
+        for other in slots.into_iter().filter_map(|slot| slot.label.ok()) {
             if other.uuid == label.uuid {
                 own = own.saturating_add(1);
             } else if label.dpa < other.end() && other.dpa < label.end() {
@@ -132,13 +145,22 @@ impl<M: Media> LabelArea<M> {
         }
         // The first update of a known namespace frees a slot for the second one.
         let needed = if own == 0 { 2 } else { 1 };
-        if next.free().take(needed).count() < needed { Err(self.no_space(&next, needed)) } else { Ok(()) }
+        if self.usable(&next).take(needed).count() < needed {
+            Err(self.no_space(&next, needed))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The free slots that can hold a label.
+    fn usable<'a>(&'a self, index: &'a Index) -> impl Iterator<Item = u32> + 'a {
+        index.free().filter(|slot| !self.is_lost(*slot))
     }
 
     fn no_space(&self, index: &Index, needed: usize) -> Error {
         Error::new(Kind::NoSpace, "write label")
             .at(MediaOffset(self.layout.labeloff()))
-            .found(format_args!("{} free slots of {}", index.free().count(), index.nslot()))
+            .found(format_args!("{} free slots of {}", self.usable(index).count(), index.nslot()))
             .accepted(format_args!("{needed} or more"))
     }
 
@@ -165,10 +187,26 @@ impl<M: Media> LabelArea<M> {
             .collect())
     }
 
+    /// After a failed write: what is read now is what counts, and is made durable before the older state goes. Otherwise the
+    /// next change could put its label into a slot that is in use, or give up the only block that is durable.
+    fn make_sure(&mut self) -> Result<()> {
+        if self.unsure {
+            self.reload()?;
+            self.media.persist(MediaOffset(0), self.layout.labeloff())?;
+            self.unsure = false;
+        }
+        Ok(())
+    }
+
     /// Makes `next` the current index block.
     fn commit(&mut self, next: Index) -> Result<()> {
         let number = next.number();
-        put(&self.media, MediaOffset(self.layout.index(number)), &next.encode())?;
+        if let Err(e) = put(&self.media, MediaOffset(self.layout.index(number)), &next.encode()) {
+            self.unsure = true;
+            // What stands there is what counts, if it can be read at all.
+            let _ = self.reload();
+            return Err(e);
+        }
         if let Some(block) = self.blocks.get_mut(number) {
             *block = Ok(next);
         }
@@ -189,7 +227,7 @@ fn write_fresh<M: Media>(media: M, version: Version) -> Result<LabelArea<M>> {
     for block in &blocks {
         put(&media, MediaOffset(layout.index(block.number())), &block.encode())?;
     }
-    Ok(LabelArea { media, layout, blocks: blocks.map(Ok) })
+    Ok(LabelArea { media, layout, blocks: blocks.map(Ok), unsure: false })
 }
 
 /// Zeroes every place where an index block of either version may stand. The current block goes after the other one of its

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::cut::{Recorder, cuts};
+use common::cut::{Recorder, cuts, cuts_of};
 use common::{all, sample};
 use nvstack_format::label::{Flags, Label, Version};
 use nvstack_label::LabelArea;
@@ -157,6 +157,40 @@ fn initialising_over_labels_never_shows_an_older_state() {
             assert!(seen > 10);
             let area = LabelArea::open(&media).unwrap();
             assert_eq!((area.version(), area.slots().unwrap().len()), (Some(after), 0));
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_and_another_try() {
+    for version in Version::ALL {
+        for others in [vec![sample(0, "old")], vec![sample(0, "old"), sample(1, "x")]] {
+            let image = area(2048, version, &others);
+            let old = state(&image);
+            let mut failures = 0;
+            for count in 0.. {
+                let media = Recorder::new(image.clone());
+                let mut area = LabelArea::open(&media).unwrap();
+                media.fail_after(count);
+                if area.write_namespace(&sample(0, "first")).is_ok() {
+                    break;
+                }
+                failures += 1;
+                let first = Recorder::new(image.clone());
+                LabelArea::open(&first).unwrap().write_namespace(&sample(0, "first")).unwrap();
+                let first = state(&all(&first));
+                // The same object goes on.
+                area.write_namespace(&sample(0, "second")).unwrap();
+                let second = state(&all(&media));
+                assert!(second != first && second != old);
+                cuts_of(&image, &media.events(), true, |image| {
+                    let found = state(image);
+                    assert!(found == old || found == first || found == second, "event {count}: {found:?}");
+                });
+                assert_eq!(LabelArea::open(&media).unwrap().index(), area.index());
+            }
+            // Two updates of a label and an index block each: stored, flushed, drained.
+            assert_eq!(failures, 12);
         }
     }
 }

@@ -160,6 +160,52 @@ fn poison_ends_in_its_own_error() {
     assert_eq!(LabelArea::open(&media).unwrap_err().kind(), Kind::Poison);
 }
 
+#[test]
+fn one_lost_label_does_not_hide_the_others() {
+    // Slots of 256 bytes from 512 on: "b" is in slot 2, which shares its unit of 512 bytes with slot 3.
+    let mut area = area(4096, Version::V1_2, &[sample(0, "a"), sample(1, "b")]);
+    assert_eq!(area.slots().unwrap().iter().map(|slot| slot.number).collect::<Vec<_>>(), [1, 2]);
+    let place = area.slot_offset(2).unwrap();
+    area.media().inject_poison(place, 1).unwrap();
+    let names = |area: &LabelArea<Anon>| {
+        area.namespaces(1 << 40).unwrap().iter().map(|l| l.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&area), ["a"]);
+    let slots = area.slots().unwrap();
+    assert_eq!(slots[1].label.as_ref().unwrap_err().accepted, "bytes that can be read");
+    assert_eq!(area.check().unwrap().slots.len(), 1);
+    // What stays in its place may change; a new place might be that of the lost one.
+    area.write_namespace(&Label { name: sample(0, "renamed").name, ..sample(0, "") }).unwrap();
+    for label in [sample(2, "c"), Label { rawsize: 3 << 24, ..sample(0, "") }] {
+        let before = all_but_lost(&area);
+        let error = area.write_namespace(&label).unwrap_err();
+        assert_eq!((error.kind(), error.offset()), (Kind::Poison, Some(place)), "{error}");
+        assert_eq!(all_but_lost(&area), before);
+    }
+    area.delete(sample(0, "").uuid).unwrap();
+    assert_eq!(names(&area), [""; 0]);
+}
+
+fn all_but_lost(area: &LabelArea<Anon>) -> Vec<u8> {
+    let mut found = bytes(area.media(), 0, 1024);
+    found.extend(bytes(area.media(), 1536, 4096 - 1536));
+    found
+}
+
+#[test]
+fn lost_free_slots_are_passed_over() {
+    let mut area = area(4096, Version::V1_2, &[]);
+    area.media().inject_poison(MediaOffset(512), 1).unwrap();
+    area.write_namespace(&sample(0, "x")).unwrap();
+    assert_eq!(area.namespaces(1 << 40).unwrap()[0].slot, 3);
+    // Too few that are whole.
+    let mut area = self::area(1024, Version::V1_1, &[]);
+    area.media().inject_poison(MediaOffset(512), 1).unwrap();
+    let error = area.write_namespace(&sample(0, "x")).unwrap_err();
+    assert_eq!(error.kind(), Kind::NoSpace);
+    assert!(error.to_string().contains("found 0 free slots of 4"), "{error}");
+}
+
 /// An image: persistent memory, and an area at its end.
 fn with_area(memory: u64, area: &[u8]) -> Anon {
     let image = Anon::new(memory + u64::try_from(area.len()).unwrap()).unwrap();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-use nvstack_media::{Domain, Media, MediaOffset, Result, check_range};
+use nvstack_media::{Domain, Error, Kind, Media, MediaOffset, Result, check_range};
 
 /// What was done to a medium.
 pub(crate) enum Event {
@@ -17,11 +17,12 @@ pub(crate) enum Event {
 pub(crate) struct Recorder {
     bytes: Mutex<Vec<u8>>,
     events: Mutex<Vec<Event>>,
+    failing: Mutex<Option<usize>>,
 }
 
 impl Recorder {
     pub(crate) fn new(bytes: Vec<u8>) -> Recorder {
-        Recorder { bytes: Mutex::new(bytes), events: Mutex::default() }
+        Recorder { bytes: Mutex::new(bytes), events: Mutex::default(), failing: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
@@ -32,8 +33,19 @@ impl Recorder {
         self.events.lock().unwrap()
     }
 
-    fn log(&self, event: Event) {
-        self.events.lock().unwrap().push(event);
+    /// Lets the event after `count` more of them fail. A store then has reached the medium all the same.
+    pub(crate) fn fail_after(&self, count: usize) {
+        *self.failing.lock().unwrap() = Some(count);
+    }
+
+    fn log(&self, event: Event) -> Result<()> {
+        let mut failing = self.failing.lock().unwrap();
+        let fails = *failing == Some(0);
+        *failing = failing.and_then(|count| count.checked_sub(1));
+        if !fails || matches!(event, Event::Store(..)) {
+            self.events.lock().unwrap().push(event);
+        }
+        if fails { Err(Error::new(Kind::Io, "fail as told")) } else { Ok(()) }
     }
 }
 
@@ -63,8 +75,7 @@ impl Media for Recorder {
     fn store(&self, offset: MediaOffset, from: &[u8]) -> Result<()> {
         check_range(self.len(), "store", offset, u64::try_from(from.len()).unwrap())?;
         self.lock()[at(offset)..][..from.len()].copy_from_slice(from);
-        self.log(Event::Store(at(offset), from.to_vec()));
-        Ok(())
+        self.log(Event::Store(at(offset), from.to_vec()))
     }
 
     fn stream(&self, offset: MediaOffset, from: &[u8]) -> Result<()> {
@@ -97,13 +108,11 @@ impl Media for Recorder {
     }
 
     fn flush(&self, offset: MediaOffset, len: u64) -> Result<()> {
-        self.log(Event::Flush(at(offset), usize::try_from(len).unwrap()));
-        Ok(())
+        self.log(Event::Flush(at(offset), usize::try_from(len).unwrap()))
     }
 
     fn drain(&self) -> Result<()> {
-        self.log(Event::Drain);
-        Ok(())
+        self.log(Event::Drain)
     }
 
     fn badblocks(&self, _: MediaOffset, _: u64) -> Vec<(u64, u64)> {
@@ -124,7 +133,12 @@ struct Pending {
 
 /// Calls `check` with every image that a cut can leave: after each event, the durable bytes with some of the pending words,
 /// each applied in the order of their stores. Up to 10 words all subsets, of more a sample.
-pub(crate) fn cuts(start: &[u8], events: &[Event], mut check: impl FnMut(&[u8])) -> usize {
+pub(crate) fn cuts(start: &[u8], events: &[Event], check: impl FnMut(&[u8])) -> usize {
+    cuts_of(start, events, false, check)
+}
+
+/// The same, where one of the events may have failed.
+pub(crate) fn cuts_of(start: &[u8], events: &[Event], failed: bool, mut check: impl FnMut(&[u8])) -> usize {
     let mut durable = start.to_vec();
     let mut pending: Vec<Pending> = Vec::new();
     let mut seen = 0;
@@ -187,6 +201,7 @@ pub(crate) fn cuts(start: &[u8], events: &[Event], mut check: impl FnMut(&[u8]))
             seen += 1;
         }
     }
-    assert!(pending.is_empty(), "not durable when the change returned");
+    // A label whose write failed may stay in the cache: nobody reads it.
+    assert!(pending.is_empty() || failed, "not durable when the change returned");
     seen
 }
