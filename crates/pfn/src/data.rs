@@ -6,10 +6,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use nvstack_format::MediaOffset;
+use nvstack_format::pfn::PAGE;
 use nvstack_media::{Domain, Error, Extent, Kind, Media, Part, Result};
 
 use crate::open::Shared;
 use crate::pins::Pinned;
+
+/// Bytes of the unit that is lost or healed as a whole.
+pub(crate) const UNIT: u64 = 512;
 
 /// A range of the data. It takes no store where the namespace was opened read-only.
 pub(crate) struct Data<M> {
@@ -43,19 +47,84 @@ impl<M: Media> Data<M> {
         len: u64,
         change: impl FnOnce(&Part<Arc<M>>) -> Result<()>,
     ) -> Result<()> {
-        let _ = len;
         if self.shared.read_only {
             return Err(Error::new(Kind::ReadOnly, operation)
                 .path(&self.shared.name)
                 .at(at.plus(self.part.base().0)));
         }
-        change(&self.part)
+        let lost = self.lost_edges(at, len);
+        let done = change(&self.part);
+        match &done {
+            Ok(()) => self.note_healed(at, len, lost),
+            // Some units were replaced all the same; what is left is lost as if a read had met it.
+            Err(e) if e.kind() == Kind::Poison => {
+                self.note_healed(at, len, lost);
+                self.note_lost(at, len);
+            }
+            Err(_) => {}
+        }
+        done
     }
 
-    fn look<T>(&self, at: MediaOffset, len: u64, look: Result<T>) -> Result<T> {
-        let _ = (at, len);
-        look
+    /// Marks the pages of a read that met lost bytes.
+    fn look<T>(&self, at: MediaOffset, len: u64, looked: Result<T>) -> Result<T> {
+        if let Err(e) = &looked
+            && e.kind() == Kind::Poison
+        {
+            self.note_lost(at, len);
+        }
+        looked
     }
+
+    /// Bytes of this range as bytes of the data.
+    fn in_data(&self, at: MediaOffset) -> u64 {
+        self.part.base().0.saturating_sub(self.shared.start().0).saturating_add(at.0)
+    }
+
+    /// The pages that a store covers in part and that have lost bytes now.
+    fn lost_edges(&self, at: MediaOffset, len: u64) -> [Option<u64>; 2] {
+        if len == 0 || !self.part.is_poisoned(MediaOffset(0), self.part.len()) {
+            return [None; 2];
+        }
+        let (touched, whole) = pages(self.in_data(at), len);
+        let lost = |page: u64| {
+            let partial = touched.contains(&page) && !whole.contains(&page);
+            (partial && page < self.shared.npfns() && self.shared.page_is_lost(page)).then_some(page)
+        };
+        [lost(touched.start), lost(touched.end.saturating_sub(1))]
+    }
+
+    #[cold]
+    fn note_lost(&self, at: MediaOffset, len: u64) {
+        let shared = &*self.shared;
+        let start = self.in_data(MediaOffset(0));
+        for (unit, count) in self.part.badblocks(at, len) {
+            let bad = start.saturating_add(unit.saturating_mul(UNIT));
+            let (touched, _) = pages(bad, count.saturating_mul(UNIT));
+            let inside = touched.start..touched.end.min(shared.npfns());
+            shared.table.mark_lost(&shared.media, shared.read_only, inside, |page| shared.page_is_lost(page));
+        }
+    }
+
+    fn note_healed(&self, at: MediaOffset, len: u64, edges: [Option<u64>; 2]) {
+        let shared = &*self.shared;
+        if len == 0 || !shared.table.may_have_lost() {
+            return;
+        }
+        let (_, whole) = pages(self.in_data(at), len);
+        for pages in edges.into_iter().flatten().map(|page| page..page.saturating_add(1)).chain([whole]) {
+            shared.table.clear_lost(&shared.media, pages, |page| shared.page_is_lost(page));
+        }
+    }
+}
+
+/// The pages that bytes of the data touch, and those that they cover.
+fn pages(at: u64, len: u64) -> (Range<u64>, Range<u64>) {
+    let page = |byte: u64| byte.checked_div(PAGE).unwrap_or(0);
+    let end = at.saturating_add(len);
+    let whole = at.div_ceil(PAGE);
+    // Inside one page none is covered.
+    (page(at)..end.div_ceil(PAGE), whole..page(end).max(whole))
 }
 
 /// The length of a slice as the media count it.
@@ -134,7 +203,7 @@ impl<M: Media> Media for Data<M> {
     }
 
     fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
-        self.part.clear_poison(at, len)
+        self.change("clear poison", at, len, |part| part.clear_poison(at, len))
     }
 
     fn extent(&self, at: MediaOffset, len: u64) -> Result<Extent> {

@@ -12,10 +12,7 @@ use nvstack_format::MediaOffset;
 use nvstack_format::pfn::PAGE;
 use nvstack_media::{Error, Kind, Media, Result, check_range};
 
-use crate::data::{Data, length};
-
-/// Bytes of the unit that is lost or healed as a whole.
-const UNIT: u64 = 512;
+use crate::data::{Data, UNIT, length};
 
 /// The data of an fsdax, sector by sector, byte by byte and page by page. A sector may tear where stores tear.
 pub struct Disk<M> {

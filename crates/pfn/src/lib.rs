@@ -6,6 +6,8 @@
 //!
 //! * [`create`] lays a namespace out, [`probe`] looks for one, [`Pages::open`] attaches to one.
 //! * [`Pages::map`] gives a range of the data as a medium, [`Pages::disk`] the data of an fsdax as a block device.
+//! * [`Pages::descriptor`] tells what is recorded of a page. A read that meets lost bytes marks their page
+//!   ([`PageFlags::LOST`]), a write that replaces or heals them takes the mark away.
 #![deny(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects))]
 
@@ -15,11 +17,13 @@ mod disk;
 mod open;
 mod pins;
 mod probe;
+mod table;
 
 pub use create::{CreateOptions, create};
 pub use data::Mapped;
 pub use disk::Disk;
-pub use nvstack_format::pfn::{Geometry, Info, Kind, Mode, Place};
+pub use nvstack_format::pfn::{Descriptor, Geometry, Info, Kind, Mode, PageFlags, Place};
 pub use open::{OpenOptions, Pages};
 pub use pins::Pinned;
 pub use probe::{Probe, probe};
+pub use table::Recorded;

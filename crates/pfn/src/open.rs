@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use nvstack_format::MediaOffset;
-use nvstack_format::pfn::{INFO_OFFSET, Info, Kind, Mode, PAGE, Place, RESERVE};
+use nvstack_format::pfn::{Descriptor, INFO_OFFSET, Info, Kind, Mode, PAGE, Place};
 use nvstack_media::{Error, Kind as ErrorKind, Media, Result};
 use uuid::Uuid;
 
@@ -13,6 +13,7 @@ use crate::data::{Data, Mapped};
 use crate::disk::Disk;
 use crate::pins::{Pinned, Pins};
 use crate::probe::{Probe, probe, word};
+use crate::table::{Recorded, Table};
 
 /// How to attach.
 #[derive(Clone, Debug)]
@@ -63,6 +64,7 @@ pub(crate) struct Shared<M> {
     /// Bytes of data.
     pub(crate) len: u64,
     pub(crate) pins: Arc<Pins>,
+    pub(crate) table: Table,
 }
 
 impl<M> Shared<M> {
@@ -74,11 +76,13 @@ impl<M> Shared<M> {
     pub(crate) fn npfns(&self) -> u64 {
         self.len.checked_div(PAGE).unwrap_or(0)
     }
+}
 
-    /// The pages that bytes of the data touch.
-    pub(crate) fn pages_of(at: u64, len: u64) -> Range<u64> {
-        let page = |byte: u64| byte.checked_div(PAGE).unwrap_or(0);
-        page(at)..at.saturating_add(len).div_ceil(PAGE)
+impl<M: Media> Shared<M> {
+    /// Whether the medium has lost bytes of a page of the data.
+    pub(crate) fn page_is_lost(&self, page: u64) -> bool {
+        let at = page.saturating_mul(PAGE);
+        self.media.is_poisoned(self.start().plus(at), PAGE.min(self.len.saturating_sub(at)))
     }
 }
 
@@ -171,8 +175,9 @@ impl<M: Media> Pages<M> {
                 .found(format_args!("{len} bytes from byte {at}"))
                 .accepted(format_args!("offset and length in multiples of {unit}, 1 or more")));
         }
+        let page = |byte: u64| byte.checked_div(PAGE).unwrap_or(0);
         let data = Data::new(&self.shared, at, len).map_err(|e| e.path(&self.shared.name))?;
-        Ok(Mapped::new(data, self.shared.pins.pin(Shared::<M>::pages_of(at, len))))
+        Ok(Mapped::new(data, self.shared.pins.pin(page(at)..page(at.saturating_add(len)))))
     }
 
     /// Holds pages until the guard is dropped. [`OutOfRange`](ErrorKind::OutOfRange) for those that are not there.
@@ -193,6 +198,38 @@ impl<M: Media> Pages<M> {
     #[must_use]
     pub fn is_pinned(&self) -> bool {
         !self.shared.pins.is_empty()
+    }
+
+    /// What is recorded of a page, counted from the start of the data. On the medium for map "dev"; in memory, and gone
+    /// when the namespace is closed, for map "mem".
+    ///
+    /// [`Recorded::Unknown`] where the medium holds none of ours, as after Linux used the namespace.
+    /// [`Poison`](ErrorKind::Poison) if the descriptor is lost, [`OutOfRange`](ErrorKind::OutOfRange) for a page that is
+    /// not there.
+    pub fn descriptor(&self, page: u64) -> Result<Recorded> {
+        self.check_page("read page descriptor", page)?;
+        let shared = &*self.shared;
+        shared.table.get(&shared.media, page).map_err(|e| e.path(&shared.name))
+    }
+
+    /// Records a page's state, whatever is recorded now; `generation` alone is counted on from there. Durable when the
+    /// call returns; a power cut leaves the old descriptor or the new one.
+    ///
+    /// [`ReadOnly`](ErrorKind::ReadOnly) where the descriptors are on a medium that is not to be changed.
+    pub fn set_descriptor(&self, page: u64, descriptor: Descriptor) -> Result<()> {
+        self.check_page("set page descriptor", page)?;
+        let shared = &*self.shared;
+        shared
+            .table
+            .update(&shared.media, shared.read_only, page, |_| Some(descriptor))
+            .map_err(|e| e.path(&shared.name))
+    }
+
+    fn check_page(&self, operation: &'static str, page: u64) -> Result<()> {
+        if page < self.npfns() {
+            return Ok(());
+        }
+        Err(self.no_page(operation, format_args!("page {page}")))
     }
 
     /// The data of an fsdax as a block device. [`Unsupported`](ErrorKind::Unsupported) for a devdax, which is only mapped.
@@ -230,11 +267,12 @@ fn open<M: Media>(media: M, options: OpenOptions) -> Result<Pages<M>> {
     check_configured(&info, &options, operation)?;
     let len = info.geometry.data_len(media.len());
     let read_only = options.read_only || media.read_only();
-    let shared =
-        Shared { media: Arc::new(media), name: options.name, info, read_only, len, pins: Arc::default() };
-    if shared.info.mode == Mode::Pmem {
-        check_room(&shared, operation)?;
-    }
+    let table = match info.mode {
+        Mode::Ram => Table::in_memory(),
+        Mode::Pmem => Table::on_medium(&media, &info, len, read_only, operation)?,
+    };
+    let (media, name) = (Arc::new(media), options.name);
+    let shared = Shared { media, name, info, read_only, len, pins: Arc::default(), table };
     Ok(Pages { shared: Arc::new(shared), sector_size: options.sector_size })
 }
 
@@ -258,23 +296,3 @@ fn check_configured(info: &Info, options: &OpenOptions, operation: &'static str)
     }
     Ok(())
 }
-
-/// A descriptor for each page must have a place before the data. Linux finds out when it runs short of it.
-fn check_room<M>(shared: &Shared<M>, operation: &'static str) -> Result<()> {
-    let room = shared.info.geometry.dataoff.saturating_sub(RESERVE);
-    let needed = shared.npfns().saturating_mul(DESCRIPTOR);
-    if needed <= room {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Corrupt, operation)
-        .at(MediaOffset(INFO_OFFSET).plus(56))
-        .found(format_args!("dataoff {}", shared.info.geometry.dataoff))
-        .accepted(format_args!(
-            "{} at least: {} pages with a descriptor of {DESCRIPTOR} bytes each come before the data",
-            needed.saturating_add(RESERVE),
-            shared.npfns()
-        )))
-}
-
-/// Bytes of a descriptor.
-const DESCRIPTOR: u64 = 64;

@@ -356,3 +356,27 @@ pub fn cuts(block: usize, seed: u64) -> Vec<Choice> {
     }
     ways
 }
+
+/// A namespace of zeros, laid out at address 0.
+pub fn made(kind: nvstack_pfn::Kind, mode: nvstack_pfn::Mode, align: u32, size: usize) -> Vec<u8> {
+    let media = Sim::memory(vec![0; size]);
+    let options = nvstack_pfn::CreateOptions {
+        kind,
+        uuid: uuid::Uuid::from_u128(7),
+        parent: uuid::Uuid::nil(),
+        mode,
+        align,
+        place: nvstack_pfn::Place { start: Some(0), size: size as u64 },
+        overwrite: false,
+    };
+    nvstack_pfn::create(&media, &options).unwrap();
+    media.bytes()
+}
+
+/// Attaches to what `made` makes.
+pub fn attach<M: Media>(media: M, kind: nvstack_pfn::Kind, read_only: bool) -> Result<nvstack_pfn::Pages<M>> {
+    let place = nvstack_pfn::Place { start: Some(0), size: media.len() };
+    let mut options = nvstack_pfn::OpenOptions::new("pmem0", kind, uuid::Uuid::nil(), place);
+    options.read_only = read_only;
+    nvstack_pfn::Pages::open(media, options)
+}
