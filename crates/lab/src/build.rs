@@ -28,7 +28,7 @@ const MEMBERS_MAX: usize = 32;
 const NODE_MAX: u64 = 1023;
 
 pub(crate) fn lab(text: &str, path: &Path) -> Result<Lab> {
-    let text = Text { path, text };
+    let text = Text::new(path, text);
     let parsed = DeTable::parse(text.text).map_err(|e| {
         let span = e.span().unwrap_or_default();
         let error = text.refuse(text.position(span.start), "read TOML");
@@ -253,7 +253,8 @@ fn refuse_twin(table: &Table<'_>, dimm: &Dimm, others: &[Dimm]) -> Result<()> {
                 .found(format_args!("handle {:#x}, which DIMM {number} has", identity.handle))
                 .accepted("a handle for each DIMM of a bus"));
         }
-        if other.id() == identity.id() {
+        let who = |of: &Identity| (of.vendor, of.serial, of.manufacturing);
+        if who(other) == who(identity) {
             return Err(table
                 .refuse(table.place_of("serial"))
                 .found(format_args!("the identity of DIMM {number}: {}", identity.id()))

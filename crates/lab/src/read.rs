@@ -30,6 +30,12 @@ impl<'t> Table<'t> {
         table: &'t DeTable<'t>,
         span: Range<usize>,
     ) -> Result<Table<'t>> {
+        if !text.one_more() {
+            return Err(text
+                .refuse(text.position(span.start), format!("read {name}"))
+                .found("one more table")
+                .accepted(format_args!("{} in all", Text::TABLES_MAX)));
+        }
         let unknown = table.keys().filter(|key| !keys.contains(&key.get_ref().as_ref()));
         match unknown.min_by_key(|key| key.span().start) {
             Some(key) => Err(unknown_key(text, name, keys, key)),

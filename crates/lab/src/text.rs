@@ -2,6 +2,7 @@
 //! Places in the description, as people count them.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::Range;
@@ -35,16 +36,36 @@ pub(crate) struct At<T> {
 pub(crate) struct Text<'t> {
     pub(crate) path: &'t Path,
     pub(crate) text: &'t str,
+    /// Where each line begins.
+    lines: Vec<usize>,
+    /// Tables so far.
+    tables: Cell<usize>,
 }
 
-impl Text<'_> {
+impl<'t> Text<'t> {
+    /// Tables in one description. Far more than anybody has DIMMs, and few enough to compare each with each.
+    pub(crate) const TABLES_MAX: usize = 4096;
+
+    pub(crate) fn new(path: &'t Path, text: &'t str) -> Text<'t> {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = std::iter::once(0).chain(ends.map(|(at, _)| at.saturating_add(1))).collect();
+        Text { path, text, lines, tables: Cell::new(0) }
+    }
+
+    /// Counts a table; false if it is one too many.
+    pub(crate) fn one_more(&self) -> bool {
+        self.tables.set(self.tables.get().saturating_add(1));
+        self.tables.get() <= Self::TABLES_MAX
+    }
+
     /// The place of a byte; the end for what is beyond.
     pub(crate) fn position(&self, byte: usize) -> Position {
-        // A span may end or begin inside a character only if the parser is wrong; the whole text is better than a panic.
-        let before = self.text.get(..byte).unwrap_or(self.text);
-        let line = before.bytes().filter(|b| *b == b'\n').count().saturating_add(1);
-        let column = before.chars().rev().take_while(|c| *c != '\n').count().saturating_add(1);
-        Position { line, column }
+        // A span begins inside a character only if the parser is wrong.
+        let byte = if self.text.is_char_boundary(byte) { byte } else { self.text.len() };
+        let line = self.lines.partition_point(|start| *start <= byte);
+        let start = line.checked_sub(1).and_then(|line| self.lines.get(line)).copied().unwrap_or(0);
+        let before = self.text.get(start..byte).unwrap_or_default();
+        Position { line, column: before.chars().count().saturating_add(1) }
     }
 
     /// The text of a range, short enough for a message.
@@ -81,7 +102,7 @@ mod tests {
 
     #[test]
     fn columns_count_characters_and_lines_count_ends() {
-        let text = Text { path: Path::new("x"), text: "aé = 1\nb\n" };
+        let text = Text::new(Path::new("x"), "aé = 1\nb\n");
         let of = |byte| text.position(byte).to_string();
         assert_eq!(of(0), "1:1");
         assert_eq!(of(4), "1:4", "é has two bytes");

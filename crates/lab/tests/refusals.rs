@@ -320,3 +320,12 @@ fn files_that_are_no_lab() {
     let lab = Lab::load(&path).unwrap();
     assert_eq!(lab.buses[0].dimms[0].backing, nvstack_lab::Backing::File(dir.path().join("x.img"), None));
 }
+
+#[test]
+fn more_than_anybody_has() {
+    let lab = |ranges: usize| format!("[[bus]]\n{}", "[[bus.range]]\nmemory = 4096\n".repeat(ranges));
+    // The file and the bus are tables too.
+    Lab::parse(&lab(4094), "x").unwrap();
+    let e = Lab::parse(&lab(4095), "x").unwrap_err();
+    assert_eq!(e.to_string(), "x:8190:1: read [[bus.range]]: found one more table, accepted 4096 in all");
+}
