@@ -38,7 +38,7 @@ const HEAD: &str = "\
 #:schema ./lab.schema.json
 # A lab: NVDIMMs over files, as one machine. Paths are relative to this file.
 # Sizes are bytes, or a string such as \"64M\" (K M G T, powers of 1024).
-# Keys that are commented out show what holds without them.
+# Keys that are commented out may be given; the rest of their line tells what holds without them, if it is something else.
 version = 1
 
 [[bus]]
@@ -48,7 +48,7 @@ version = 1
 const DIMM: &str = "\
 #label-size = \"128K\"        # at the end of the file; 0 for none; found by its index block
 #vendor = 0x8086            # Linux shows this and the serial with their bytes swapped
-#flags = [\"not_armed\"]      # nothing is set
+#flags = [\"not_armed\"]      # none
 ";
 
 const REGION: &str = "\
