@@ -3,7 +3,10 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
-use nvstack_block::{BlockDevice, Extent, ExtentFlags, Geometry, Lba, WriteFlags, in_range, sectors_of};
+use nvstack_block::{
+    BlockDevice, Direction, Extent, ExtentFlags, Geometry, Lba, Page, PageAccess, WriteFlags, in_range,
+    rw_page_by_sectors, sectors_of,
+};
 use nvstack_format::btt::{MapEntry, MapState};
 use nvstack_format::{Block, Premap};
 use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
@@ -406,5 +409,17 @@ impl<M: Media> BlockDevice for Btt<M> {
             found(p);
         }
         Ok(())
+    }
+
+    // No `bytes`: what is smaller than a sector has no place that outlives the next write of the sector.
+    fn pages(&self) -> Result<&dyn PageAccess> {
+        Ok(self)
+    }
+}
+
+impl<M: Media> PageAccess for Btt<M> {
+    /// Each sector of the page is atomic; the page is not, where it has several.
+    fn rw_page(&self, index: u64, page: &Page, direction: Direction) {
+        rw_page_by_sectors(self, index, page, direction);
     }
 }
