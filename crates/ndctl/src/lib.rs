@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The verbs of `ndctl`, over an attribute tree.
+//!
+//! Everything is read from, and changed through, the tree that a [`Sys`] is: attributes in the names and formats of
+//! Linux's sysfs, stores in the order in which `ndctl` 76.1 makes them, block devices, label areas. There is no second
+//! way to change state, so what works here works with the stock command on the same tree, and the reverse.
+//!
+//! Every verb is a function of a tree, its options as plain data, and a [`Reporter`] for its words. What goes to stdout
+//! and the exit status come back as an [`Outcome`]; an error that comes back instead refused the whole of it, and
+//! [`status`] is its exit status.
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects))]
+
+pub mod dump;
+mod filter;
+pub mod json;
+pub mod list;
+pub mod model;
+mod report;
+pub mod size;
+mod sys;
+
+pub use filter::Filter;
+pub use report::{Lines, Outcome, Reporter, status};
+pub use sys::{Sys, no_entry};

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Trees for tests.
+#![allow(clippy::unwrap_used)]
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::path::PathBuf;
+
+use nvstack_ndctl::dump::Dump;
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/sysfs").join(name)
+}
+
+/// A tree that a real Linux had, or `made-lab`: two buses, interleaving, lost bytes, things disabled and failing.
+pub(crate) fn dump(name: &str) -> Dump {
+    Dump::parse(&std::fs::read_to_string(fixture(&format!("{name}.txt"))).unwrap()).unwrap()
+}
