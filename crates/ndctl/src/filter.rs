@@ -3,7 +3,8 @@
 
 use nvstack_media::{Error, Kind, Result};
 
-use crate::model::{Bus, Dimm, Namespace, Node, Region};
+use crate::model::{Bus, Dimm, Namespace, Node, Region, buses};
+use crate::sys::Sys;
 
 /// Which objects are meant: each field as the option's text, none for any.
 ///
@@ -128,6 +129,25 @@ impl Filter {
     pub(crate) fn namespace(&self, namespace: &Namespace<'_>) -> bool {
         self.names_namespace(namespace)
             && self.mode.as_deref().is_none_or(|m| mode_name(m) == Some(namespace.mode()))
+    }
+
+    /// The regions that are meant, each with its bus.
+    pub(crate) fn regions<'a>(&self, sys: &'a dyn Sys) -> Vec<(Bus<'a>, Region<'a>)> {
+        let mut found = Vec::new();
+        for bus in buses(sys).into_iter().filter(|b| self.bus(b)) {
+            for region in bus.regions() {
+                if self.region(&bus, &region) {
+                    found.push((bus.clone(), region));
+                }
+            }
+        }
+        found
+    }
+
+    /// The namespaces that are meant.
+    pub(crate) fn namespaces<'a>(&self, sys: &'a dyn Sys) -> Vec<Namespace<'a>> {
+        let regions = self.regions(sys).into_iter().flat_map(|(_, region)| region.namespaces());
+        regions.filter(|n| self.namespace(n)).collect()
     }
 }
 

@@ -12,15 +12,31 @@
 #![deny(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects))]
 
+mod control;
+mod create;
+mod destroy;
 pub mod dump;
+mod enable;
 mod filter;
 pub mod json;
+mod labels;
 pub mod list;
 pub mod model;
+mod plan;
 mod report;
 pub mod size;
 mod sys;
 
+pub use create::{CreateOptions, create};
+pub use destroy::{DestroyOptions, destroy};
+pub use enable::{
+    EnableOptions, disable_dimms, disable_namespaces, disable_regions, enable_dimms, enable_namespaces,
+    enable_regions,
+};
 pub use filter::Filter;
+pub use labels::{
+    InitLabels, LabelOptions, ReadLabels, check_labels, init_labels, read_labels, write_labels, zero_labels,
+};
+pub use plan::{Mode, Plan, Space};
 pub use report::{Lines, Outcome, Reporter, status};
 pub use sys::{Sys, no_entry};

@@ -44,8 +44,8 @@ impl Reporter for Lines {
 /// What a verb leaves behind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// What goes to stdout as JSON.
-    pub json: Option<Value>,
+    /// What goes to stdout as JSON: documents, one after the other.
+    pub json: Vec<Value>,
     /// What goes to stdout, or to a file, as it is.
     pub bytes: Option<Vec<u8>>,
     /// How many objects it worked on.
@@ -55,10 +55,18 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The text for stdout, as the json-c library lays it out. None where there is nothing to print.
+    /// The text for stdout, as the json-c library lays it out; empty where there is nothing to print.
     #[must_use]
-    pub fn text(&self) -> Option<String> {
-        self.json.as_ref().map(json::text)
+    pub fn text(&self) -> String {
+        self.json.iter().map(json::text).collect()
+    }
+
+    /// Notes a failure: it is told, and the first one makes the exit status.
+    pub(crate) fn fail(&mut self, reporter: &mut dyn Reporter, error: &Error) {
+        reporter.error(error);
+        if self.status == 0 {
+            self.status = status(error);
+        }
     }
 
     /// An outcome that is objects: an array, or for people the one object without its brackets. Nothing where there is
@@ -76,4 +84,14 @@ impl Outcome {
 #[must_use]
 pub fn status(error: &Error) -> u8 {
     u8::try_from(error.kind().errno()).unwrap_or(u8::MAX).wrapping_neg()
+}
+
+/// `one`, or `many` of them: `1 namespace`, `0 namespaces`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// As [`counted`], for DIMMs: `ndctl` says `0 nmem`.
+pub(crate) fn counted_dimms(count: usize) -> String {
+    format!("{count} nmem{}", if count > 1 { "s" } else { "" })
 }

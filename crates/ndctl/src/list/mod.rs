@@ -124,7 +124,7 @@ pub fn list(sys: &dyn Sys, options: &ListOptions) -> Result<Outcome> {
         }
     }
     let json = if o.buses { Outcome::objects(tree, style) } else { all.value(style) };
-    Ok(Outcome { json, ..Outcome::default() })
+    Ok(Outcome { json: json.into_iter().collect(), ..Outcome::default() })
 }
 
 /// Objects by class. Namespaces are here if no region holds them.

@@ -12,7 +12,7 @@ mod region;
 
 use std::fmt;
 
-use nvstack_media::Result;
+use nvstack_media::{Error, Kind, Result};
 use uuid::Uuid;
 
 use crate::sys::Sys;
@@ -172,6 +172,12 @@ fn order(name: &str) -> (String, Vec<u64>) {
     let digits = name.find(|c: char| c.is_ascii_digit()).unwrap_or(name.len());
     let (word, numbers) = name.split_at_checked(digits).unwrap_or((name, ""));
     (word.to_owned(), numbers.split('.').filter_map(|n| n.parse().ok()).collect())
+}
+
+/// The error for a name that means nothing here.
+pub(crate) fn unknown(what: &'static str, name: &str, have: &[String]) -> Error {
+    let accepted = if have.is_empty() { format!("none: there is no {what}") } else { have.join(" ") };
+    Error::new(Kind::Gone, format!("look for {what}")).found(name).accepted(accepted)
 }
 
 #[cfg(test)]

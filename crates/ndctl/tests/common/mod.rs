@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Trees for tests.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation, reason = "sizes fit")]
 #![allow(dead_code, reason = "each test file uses its own part")]
+
+pub(crate) mod fake;
 
 use std::path::PathBuf;
 
