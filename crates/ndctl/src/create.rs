@@ -495,7 +495,7 @@ fn choose_align(
     Ok(if aligned || !supported.contains(&PAGE) { default } else { PAGE })
 }
 
-fn random_uuid() -> Result<Uuid> {
+pub(crate) fn random_uuid() -> Result<Uuid> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|e| Error::new(Kind::Io, "make a uuid").found(e))?;
     Ok(Builder::from_random_bytes(bytes).into_uuid())

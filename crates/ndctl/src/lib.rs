@@ -17,7 +17,9 @@ mod create;
 mod destroy;
 pub mod dump;
 mod enable;
+mod errors;
 mod filter;
+mod infoblock;
 pub mod json;
 mod labels;
 pub mod list;
@@ -33,7 +35,11 @@ pub use enable::{
     EnableOptions, disable_dimms, disable_namespaces, disable_regions, enable_dimms, enable_namespaces,
     enable_regions,
 };
+pub use errors::{InjectError, clear_errors, inject_error};
 pub use filter::Filter;
+pub use infoblock::{
+    ReadInfoblock, WriteInfoblock, infoblock_template, read_infoblock_of, read_infoblocks, write_infoblock,
+};
 pub use labels::{
     InitLabels, LabelOptions, ReadLabels, check_labels, init_labels, read_labels, write_labels, zero_labels,
 };
