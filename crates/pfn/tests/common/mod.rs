@@ -247,6 +247,10 @@ impl Media for Sim {
         s.poison.dedup();
         Ok(())
     }
+    fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
+        self.state.lock().unwrap().poison.retain(|u| u * 512 < at.0 || (u + 1) * 512 > at.0 + len);
+        Ok(())
+    }
     fn extent(&self, at: MediaOffset, len: u64) -> Result<Extent> {
         // Holes are pages of zeros.
         let s = self.state.lock().unwrap();
