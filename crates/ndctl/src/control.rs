@@ -105,16 +105,32 @@ pub(crate) fn with_raw<T>(n: &Namespace<'_>, work: impl FnOnce(&str) -> Result<T
     Ok(result)
 }
 
-/// Wipes the info blocks of a namespace that nothing serves. Whether there was anything to wipe.
-pub(crate) fn wipe_head(n: &Namespace<'_>) -> Result<bool> {
-    with_raw(n, |dev| {
+/// What became of the head of a namespace.
+pub(crate) enum Wiped {
+    /// It was wiped.
+    Yes,
+    /// There was nothing to wipe.
+    Blank,
+    /// No driver takes the namespace, so that nobody can look.
+    Unreachable(Error),
+}
+
+/// Wipes the info blocks of a namespace that nothing serves.
+pub(crate) fn wipe_head(n: &Namespace<'_>) -> Result<Wiped> {
+    let mut reached = false;
+    let wiped = with_raw(n, |dev| {
+        reached = true;
         let mut head = vec![0; HEAD];
         n.sys().read_dev(dev, 0, &mut head)?;
         if head.iter().all(|byte| *byte == 0) {
-            return Ok(false);
+            return Ok(Wiped::Blank);
         }
         head.fill(0);
         n.sys().write_dev(dev, 0, &head)?;
-        Ok(true)
-    })
+        Ok(Wiped::Yes)
+    });
+    match wiped {
+        Err(e) if !reached && e.kind() != Kind::Busy => Ok(Wiped::Unreachable(e)),
+        other => other,
+    }
 }

@@ -5,7 +5,7 @@ use nvstack_media::{Error, Kind, Result};
 use uuid::{Builder, Uuid};
 
 use crate::control::{bind, enable_namespace};
-use crate::destroy::{check_idle, destroy_one};
+use crate::destroy::{check_idle, free, take_down};
 use crate::enable::named_namespaces;
 use crate::filter::Filter;
 use crate::json::Style;
@@ -31,7 +31,7 @@ const NO_REGION: u8 = 237;
 pub struct CreateOptions {
     /// `-b`, `-r`, `-t`: where.
     pub filter: Filter,
-    /// `-e`: the namespace that is made anew, in what was asked for and else as it is. What it held is lost.
+    /// `-e`: the namespace that is made anew in its place, in what was asked for and else as it is. What it held is lost.
     pub reconfigure: Option<String>,
     /// `-u`: the uuid of its label; random if not given.
     pub uuid: Option<Uuid>,
@@ -146,8 +146,8 @@ pub fn create(sys: &dyn Sys, o: &CreateOptions, reporter: &mut dyn Reporter) -> 
         }
     }
     if outcome.json.is_empty() && outcome.status == 0 {
-        let found = if passed_over.is_empty() { "no region".to_owned() } else { passed_over.join("; ") };
-        reporter.error(&Error::new(Kind::NoSpace, "create namespace").found(found));
+        let why = if passed_over.is_empty() { "no region fits".to_owned() } else { passed_over.join("; ") };
+        reporter.error(&Error::new(Kind::NoSpace, "create namespace: no space left on device").because(why));
         outcome.status = NO_REGION;
     }
     if o.continuous && !o.dry_run {
@@ -403,7 +403,7 @@ fn complete(
             .found(format_args!("memory from {start:#x} on"))
             .accepted(format_args!("a multiple of {SECTION:#x}, or --force")));
     }
-    plan.space = space(region, &plan, o.reconfigure.as_deref().map(|_| n.name()), labelled)?;
+    plan.space = space(region, &plan, o.reconfigure.as_deref().map(|_| n), labelled)?;
     Ok(plan)
 }
 
@@ -501,7 +501,7 @@ pub(crate) fn random_uuid() -> Result<Uuid> {
     Ok(Builder::from_random_bytes(bytes).into_uuid())
 }
 
-/// Takes a namespace down and makes it anew, in whatever place of its region.
+/// Takes a namespace down and makes it anew in its place, or where labels are made for its region, as its first.
 fn anew<'a>(
     n: &Namespace<'a>,
     mut plan: Plan,
@@ -509,20 +509,21 @@ fn anew<'a>(
     reporter: &mut dyn Reporter,
 ) -> Result<Namespace<'a>> {
     let region = n.region().clone();
-    destroy_one(n, o.force)?;
-    if plan.autolabel
-        && let Err(e) = label_region(&region)
-    {
-        // The namespace can still be what was asked, but for a size and a uuid of its own.
-        reporter.warning(&format_args!("{}: goes on without labels: {e}", region.name()));
-        plan.uuid = None;
+    take_down(n, o.force, reporter)?;
+    let mut made = n.clone();
+    if plan.autolabel {
+        if let Err(e) = label_region(&region) {
+            // The namespace can still be what was asked, but for a size and a uuid of its own.
+            reporter.warning(&format_args!("{}: goes on without labels: {e}", region.name()));
+            plan.uuid = None;
+        }
+        let mut why = Vec::new();
+        made = candidate(&region, &mut why).ok_or_else(|| {
+            Error::new(Kind::Unrecognised, format!("reconfigure {}", n.name())).found(why.join("; "))
+        })?;
     }
-    let mut why = Vec::new();
-    let free = candidate(&region, &mut why).ok_or_else(|| {
-        Error::new(Kind::Unrecognised, format!("reconfigure {}", n.name())).found(why.join("; "))
-    })?;
-    set_up(&free, &plan, o)?;
-    Ok(free)
+    set_up(&made, &plan, o)?;
+    Ok(made)
 }
 
 /// Stores what was planned, and enables it.
@@ -549,9 +550,10 @@ fn set_up(n: &Namespace<'_>, plan: &Plan, o: &CreateOptions) -> Result<()> {
         if let Some(claim) = claim.filter(|c| c.word("namespace").is_some()) {
             let _ = claim.store("namespace", "\n");
         }
-        if n.labelled() {
-            let _ = n.store("holder_class", "");
-            let _ = n.store("size", "0x0\n");
+        let _ = n.store("holder_class", "");
+        // A namespace that was there before stays, raw: behind its head is still what was there.
+        if n.labelled() && o.reconfigure.is_none() {
+            let _ = free(n);
         }
     }
     result

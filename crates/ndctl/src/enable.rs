@@ -52,11 +52,18 @@ pub(crate) fn named_namespaces<'a>(
     Ok(found)
 }
 
-fn named_regions<'a>(sys: &'a dyn Sys, o: &EnableOptions) -> Result<Vec<Region<'a>>> {
+/// The regions that are meant. One that is not there is told, and no error: `ndctl` says `0 regions`.
+fn named_regions<'a>(
+    sys: &'a dyn Sys,
+    o: &EnableOptions,
+    reporter: &mut dyn Reporter,
+) -> Result<Vec<Region<'a>>> {
     o.filter.check()?;
     let mut found: Vec<Region<'a>> = o.filter.regions(sys).into_iter().map(|(_, r)| r).collect();
     let have: Vec<String> = found.iter().map(|r| r.name().to_owned()).collect();
-    all_known(&o.names, "region", &have)?;
+    if let Err(e) = all_known(&o.names, "region", &have) {
+        reporter.error(&e);
+    }
     found.retain(|r| means(&o.names, "region", r.name()));
     Ok(found)
 }
@@ -116,7 +123,7 @@ pub fn disable_namespaces(sys: &dyn Sys, o: &EnableOptions, reporter: &mut dyn R
 pub fn enable_regions(sys: &dyn Sys, o: &EnableOptions, reporter: &mut dyn Reporter) -> Result<Outcome> {
     settle(sys);
     let mut count = 0usize;
-    for region in named_regions(sys, o)? {
+    for region in named_regions(sys, o, reporter)? {
         match bind(&region) {
             Ok(()) => count = count.saturating_add(1),
             Err(e) => reporter.error(&e),
@@ -131,7 +138,7 @@ pub fn enable_regions(sys: &dyn Sys, o: &EnableOptions, reporter: &mut dyn Repor
 pub fn disable_regions(sys: &dyn Sys, o: &EnableOptions, reporter: &mut dyn Reporter) -> Result<Outcome> {
     settle(sys);
     let mut count = 0usize;
-    for region in named_regions(sys, o)? {
+    for region in named_regions(sys, o, reporter)? {
         match disable_region(&region) {
             Ok(()) => count = count.saturating_add(1),
             Err(e) => reporter.error(&e),

@@ -73,7 +73,8 @@ pub fn read_infoblocks(sys: &dyn Sys, o: &ReadInfoblock, reporter: &mut dyn Repo
         }
         match head_of(&n) {
             Ok(head) => {
-                heads.push(("dev", n.name().to_owned(), n.uuid().filter(|_| n.labelled()), head));
+                let parent = n.uuid().filter(|_| n.labelled()).unwrap_or_default();
+                heads.push(("dev", n.name().to_owned(), Some(parent), head));
                 outcome.count = outcome.count.saturating_add(1);
             }
             Err(e) => outcome.fail(reporter, &e),
@@ -179,8 +180,8 @@ fn blocks(
     found
 }
 
-/// Whether the checksum of a block is right, and whether it was made for a namespace of that uuid; without a uuid, for one
-/// without labels or for any.
+/// Whether the checksum of a block is right, and whether it was made for a namespace of that uuid, nil for one without a
+/// label; none for any.
 fn verify(block: &[u8], namespace: Option<Uuid>) -> Result<()> {
     let fields = Fields(block);
     let sum = <&[u8; btt::INFO_LEN]>::try_from(block).map(|b| fletcher64_without(b, CHECKSUM));

@@ -387,6 +387,8 @@ pub(crate) fn label_region(region: &Region<'_>) -> Result<()> {
         let [dimm] = named_dimms(region.sys(), std::slice::from_ref(&mapping.dimm), &Filter::default())
             .try_into()
             .map_err(|_| Error::new(Kind::NotFound, "look for DIMM").found(&mapping.dimm))?;
+        // Another region may use it still.
+        check_free(&dimm)?;
         if Area::open(&dimm)?.current().is_none() {
             write_fresh(&dimm, Version::V1_2)?;
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::json::{Object, Style};
-use crate::model::{ClaimKind, MapLocation, Region};
+use crate::model::{ClaimKind, MapLocation, Namespace, Region};
 
 /// What a namespace is made into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -183,17 +183,31 @@ pub(crate) fn round_down(value: u64, align: u64) -> u64 {
     value.saturating_sub(value.checked_rem(align).unwrap_or(0))
 }
 
-/// Where the space of a planned namespace would come from, and what becomes of it.
+/// Where the space of a planned namespace would come from, and what becomes of it. One that is made anew stays where it
+/// is, if it fits there.
 pub(crate) fn space(
     region: &Region<'_>,
     plan: &Plan,
-    without: Option<&str>,
+    anew: Option<&Namespace<'_>>,
     labelled: bool,
 ) -> Result<Option<Space>> {
-    let Some(gaps) = free(region, without) else { return Ok(None) };
-    // Without labels a namespace is the region.
-    let gap =
-        if labelled { gaps.into_iter().find(|(_, len)| *len >= plan.size) } else { Some((0, plan.size)) };
+    let Some(gaps) = free(region, anew.map(|n| n.name())) else { return Ok(None) };
+    let own = anew
+        .filter(|n| n.labelled())
+        .and_then(Namespace::resource)
+        .zip(region.resource())
+        .and_then(|(at, start)| at.checked_sub(start));
+    let in_place = own.and_then(|at| {
+        let (from, len) = gaps.iter().rev().find(|(from, _)| *from <= at)?;
+        let len = from.saturating_add(*len).checked_sub(at)?;
+        (len >= plan.size).then_some((at, len))
+    });
+    let gap = if labelled {
+        in_place.or_else(|| gaps.into_iter().find(|(_, len)| *len >= plan.size))
+    } else {
+        // Without labels a namespace is the region.
+        Some((0, plan.size))
+    };
     let Some((offset, len)) = gap else { return Ok(None) };
     let ways = region.ways();
     let each = |bytes: u64| bytes.checked_div(ways).unwrap_or(bytes);

@@ -8,7 +8,7 @@ use common::dump;
 use common::fake::Fake;
 use nvstack_media::Kind;
 use nvstack_ndctl::{
-    CreateOptions, DestroyOptions, EnableOptions, Lines, Mode, create, destroy, disable_dimms,
+    CreateOptions, DestroyOptions, EnableOptions, Lines, Mode, Sys, create, destroy, disable_dimms,
     disable_namespaces, disable_regions, enable_namespaces, enable_regions, status,
 };
 use serde_json::Value;
@@ -156,7 +156,7 @@ fn where_no_space_is_left_the_status_is_enodev() {
     assert_eq!((outcome.status, outcome.count), (237, 0));
     assert_eq!(
         lines.lines,
-        ["  Error: create namespace: found region0 has 251658240 bytes free in one piece"]
+        ["  Error: create namespace: no space left on device: region0 has 251658240 bytes free in one piece"]
     );
 }
 
@@ -182,7 +182,7 @@ fn what_does_not_come_up_is_taken_back() {
     let told = told(&fake);
     assert_eq!(
         told[told.len() - 3..],
-        ["btt0.0/namespace=\\n", "namespace0.0/holder_class=", "namespace0.0/size=0x0\\n"]
+        ["btt0.0/namespace=\\n", "namespace0.0/holder_class=", "namespace0.0/size=0\\n"]
     );
     assert!(lines.lines[0].starts_with("  Error: enable btt0.0"), "{lines:?}");
 }
@@ -255,7 +255,7 @@ fn destroy_wipes_and_frees() {
             "pmem0@0+8192",
             "namespace0.0/force_raw=0\\n",
             "namespace0.0/driver/unbind=namespace0.0",
-            "namespace0.0/size=0x0\\n",
+            "namespace0.0/size=0\\n",
         ]
     );
     assert!(fake.media("namespace0.0", 0, 8192).iter().all(|b| *b == 0));
@@ -336,14 +336,102 @@ fn a_namespace_is_made_anew_only_when_all_is_checked() {
         (&"sector".into(), &4096.into(), &"kept".into())
     );
     let told = told(&fake);
-    let at =
-        |store: &str| told.iter().position(|s| s == store).unwrap_or_else(|| panic!("{store}: {told:?}"));
-    assert!(at("namespace0.0/size=0x0\\n") < at("namespace0.0/size=0x4000000\\n"));
+    assert_eq!(
+        told[..16],
+        [
+            "btt0.0/driver/unbind=btt0.0",
+            "btt0.0/namespace=\\n",
+            "namespace0.0/holder_class=",
+            "namespace0.0/force_raw=1\\n",
+            "nd_bus/bind=namespace0.0",
+            "nd_pmem/bind=namespace0.0",
+            "pmem0@0+8192",
+            "namespace0.0/force_raw=0\\n",
+            "namespace0.0/driver/unbind=namespace0.0",
+            "namespace0.0/uuid=UUID",
+            "namespace0.0/alt_name=kept",
+            "namespace0.0/size=0x4000000\\n",
+            "namespace0.0/sector_size=4096\\n",
+            "namespace0.0/holder_class=btt",
+            "btt0.1/uuid=UUID",
+            "btt0.1/sector_size=4096\\n",
+        ]
+    );
 
     let made =
         make(&fake, &CreateOptions { force: true, mode: Some(Mode::Fsdax), size: Some(32 << 20), ..anew });
     assert_eq!(made["mode"], "fsdax");
     assert!(fake.stores().contains(&"namespace0.0/size=0x2000000\\n".to_owned()));
+}
+
+#[test]
+fn what_cannot_be_made_anew_stays_raw() {
+    let fake = seed();
+    make(&fake, &options(Mode::Raw));
+    fake.fail("nd_pmem/bind=btt0.0", Kind::Io);
+    fake.stores();
+    let o = CreateOptions { reconfigure: Some("0.0".into()), force: true, ..options(Mode::Sector) };
+    let outcome = create(&fake, &o, &mut Lines::default()).unwrap();
+    assert_eq!((outcome.status, outcome.count), (251, 0));
+    let told = told(&fake);
+    assert_eq!(told[told.len() - 2..], ["btt0.0/namespace=\\n", "namespace0.0/holder_class="]);
+    assert_eq!(fake.read("bus/nd/devices/namespace0.0/size").unwrap(), "67108864\n");
+}
+
+#[test]
+fn a_namespace_that_no_driver_takes_can_be_destroyed() {
+    let fake = seed();
+    make(&fake, &options(Mode::Raw));
+    let mut lines = Lines::default();
+    disable_namespaces(&fake, &EnableOptions::named("all"), &mut lines).unwrap();
+    fake.fail("nd_pmem/bind=namespace0.0", Kind::Gone);
+    let named = DestroyOptions { namespaces: vec!["namespace0.0".into()], ..Default::default() };
+    let outcome = destroy(&fake, &named, &mut lines).unwrap();
+    assert_eq!((outcome.status, outcome.count), (0, 1), "{lines:?}");
+    assert!(lines.lines[1].starts_with("  Warning: namespace0.0 failed to enable for zeroing"), "{lines:?}");
+    assert!(fake.stores().ends_with(&["namespace0.0/size=0\\n".into()]));
+}
+
+#[test]
+fn a_region_that_is_not_there_is_told_and_no_failure() {
+    let mut lines = Lines::default();
+    let outcome = disable_regions(&seed(), &EnableOptions::named("region7"), &mut lines).unwrap();
+    assert_eq!((outcome.status, outcome.count), (0, 0));
+    assert_eq!(
+        lines.lines,
+        ["  Error: look for region: found region7, accepted region0", "disabled 0 regions"]
+    );
+}
+
+#[test]
+fn a_plan_for_making_anew_stays_in_its_place() {
+    let fake = lab_of_three();
+    let plan = |size: u64| {
+        let o = CreateOptions {
+            reconfigure: Some("namespace0.1".into()),
+            dry_run: true,
+            force: true,
+            size: Some(size),
+            mode: Some(Mode::Raw),
+            ..CreateOptions::default()
+        };
+        create(&fake, &o, &mut Lines::default()).map(|mut outcome| outcome.json.remove(0)["offset"].clone())
+    };
+    assert_eq!(plan(32 << 20).unwrap(), 64 << 20);
+    assert_eq!(plan(64 << 20).unwrap(), 64 << 20);
+    // It cannot grow over its neighbour, and nowhere else is more.
+    assert_eq!(plan(112 << 20).map_err(|e| e.kind()), Err(Kind::NoSpace));
+}
+
+/// Three namespaces of 64 MiB in a row.
+fn lab_of_three() -> Fake {
+    let fake = seed();
+    create(&fake, &CreateOptions { continuous: true, ..options(Mode::Raw) }, &mut Lines::default()).unwrap();
+    for i in 0..3u64 {
+        let at = 0x1_0000_0000 + (i << 26);
+        fake.set(&format!("bus/nd/devices/namespace0.{i}/resource"), &format!("{at:#x}"));
+    }
+    fake
 }
 
 /// A region as a DIMM with a blank label area gives it.
