@@ -8,6 +8,19 @@
 //! Every verb is a function of a tree, its options as plain data, and a [`Reporter`] for its words. What goes to stdout
 //! and the exit status come back as an [`Outcome`]; an error that comes back instead refused the whole of it, and
 //! [`status`] is its exit status.
+//!
+//! ```
+//! use nvstack_ndctl::dump::Dump;
+//! use nvstack_ndctl::list::{ListOptions, list};
+//!
+//! let tree = Dump::parse(
+//!     "/sys/bus/nd/devices/ndbus0|l|777|../../../devices/ndbus0\n\
+//!      /sys/devices/ndbus0/provider|f|444|e820\\n\n",
+//! )?;
+//! let buses = ListOptions { buses: true, ..ListOptions::default() };
+//! assert_eq!(list(&tree, &buses)?.text(), "[\n  {\n    \"provider\":\"e820\",\n    \"dev\":\"ndbus0\"\n  }\n]\n");
+//! # Ok::<(), nvstack_media::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::as_conversions, clippy::arithmetic_side_effects))]
