@@ -482,3 +482,58 @@ fn without_labels_a_namespace_has_the_size_of_its_region() {
     let e = create(&fake, &o, &mut Lines::default()).unwrap_err();
     assert!(e.to_string().contains("accepted no --size"), "{e}");
 }
+
+#[test]
+fn labels_that_another_region_uses_are_left_alone() {
+    let fake = label_less();
+    fake.set("bus/nd/devices/nmem0/used_elsewhere", "1");
+    let o = CreateOptions {
+        reconfigure: Some("namespace0.0".into()),
+        force: true,
+        mode: Some(Mode::Sector),
+        ..CreateOptions::default()
+    };
+    let mut lines = Lines::default();
+    let outcome = create(&fake, &o, &mut lines).unwrap();
+    assert_eq!((outcome.status, outcome.count), (0, 1), "{lines:?}");
+    assert!(lines.lines[0].starts_with("  Warning: region0: goes on without labels: nmem0: regions active"));
+    assert!(fake.labels("nmem0").iter().all(|b| *b == 0));
+    // The region came back.
+    assert!(fake.link("bus/nd/devices/region0/driver").is_ok());
+}
+
+#[test]
+fn a_uuid_is_given_once() {
+    let fake = Fake::new(dump("sysfs-raw"));
+    let taken = "90313ca2-ee33-4ec1-b48f-6df1eb1d6893".parse().unwrap();
+    let o = CreateOptions { uuid: Some(taken), ..options(Mode::Raw) };
+    let e = create(&fake, &o, &mut Lines::default()).unwrap_err();
+    assert_eq!(
+        (status(&e), e.to_string()),
+        (
+            234,
+            format!(
+                "uuid of namespace: found {taken}, which namespace0.0 has, accepted one that no namespace has"
+            )
+        )
+    );
+    assert_eq!(fake.stores(), [""; 0]);
+}
+
+#[test]
+fn a_read_only_region_gives_and_loses_nothing() {
+    let fake = Fake::new(dump("sysfs-raw"));
+    fake.set("bus/nd/devices/region0/read_only", "1");
+    let mut lines = Lines::default();
+    assert_eq!(create(&fake, &options(Mode::Raw), &mut lines).unwrap().status, 237);
+    let all = DestroyOptions { namespaces: vec!["all".into()], force: true, ..Default::default() };
+    assert_eq!(destroy(&fake, &all, &mut lines).unwrap().count, 0);
+    assert_eq!(
+        lines.lines[..2],
+        [
+            "  Error: create namespace: no space left on device: region0 is read-only",
+            "  Error: use namespace0.0: found region0 read-only"
+        ]
+    );
+    assert_eq!(fake.stores(), [""; 0]);
+}

@@ -269,7 +269,10 @@ impl State {
                 if dimm.is_empty() {
                     break;
                 }
-                self.set_node(&dimm, "state", "idle");
+                // A test says so of a DIMM that a region it does not have uses too.
+                if self.node(&dimm, "used_elsewhere").is_empty() {
+                    self.set_node(&dimm, "state", "idle");
+                }
             }
         }
     }
