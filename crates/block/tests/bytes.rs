@@ -151,6 +151,50 @@ proptest! {
 }
 
 #[test]
+fn every_place_near_an_edge_with_every_unit_lost_in_turn() {
+    let edges: BTreeSet<u64> =
+        (0..=UNITS).flat_map(|u| unit(u).0.min(SIZE).saturating_sub(2)..=unit(u).0.min(SIZE) + 2).collect();
+    let media = Arc::new(Traced::new(SIZE));
+    let device = Linear::new("namespace0.0", media.clone(), 512, false).unwrap();
+    let lost = |mask: Option<u64>| (0..UNITS).filter(move |u| mask.is_none_or(|m| m == *u));
+    // One unit, all of them, or a number that is no unit's: none.
+    for mask in (0..=UNITS).map(Some).chain([None]) {
+        for (&at, &end) in edges.iter().flat_map(|at| edges.range(at..).map(move |end| (at, end))) {
+            for flags in [ByteFlags::empty(), ByteFlags::ATOMIC] {
+                media.clear_poison(MediaOffset(0), SIZE).unwrap();
+                media.zero(MediaOffset(0), SIZE).unwrap();
+                media.drain().unwrap();
+                let mut model = Model::new();
+                for u in lost(mask) {
+                    media.inject_poison(MediaOffset(unit(u).0), 1).unwrap();
+                    model.bad.insert(u);
+                }
+                let what = format!("{at}..{end} {mask:?} {flags:?}");
+                let mut into = vec![0xa5; (end - at) as usize];
+                let got = device.rw_bytes(MediaOffset(at), Bytes::Read(&mut into), flags);
+                assert_eq!(
+                    got.map(|()| into).map_err(|e| e.kind()),
+                    model.read(at, (end - at) as usize),
+                    "{what}"
+                );
+                let from = vec![0x5a; (end - at) as usize];
+                let got = device.rw_bytes(MediaOffset(at), Bytes::Write(&from), flags);
+                let wanted = model.write(at, &from, flags == ByteFlags::ATOMIC);
+                assert_eq!(got.map_err(|e| e.kind()), wanted, "{what}");
+                let bad: BTreeSet<u64> = media
+                    .badblocks(MediaOffset(0), SIZE)
+                    .into_iter()
+                    .flat_map(|(first, count)| first..first + count)
+                    .collect();
+                assert_eq!(bad, model.bad, "{what}");
+                assert!(media.is_durable(), "{what}");
+                assert_eq!(media.all(), model.bytes, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
 fn aligned_words_move_in_one_piece_and_others_do_not_fail() {
     // A part that begins at an odd place has no aligned words at all.
     for base in [0u64, 3] {
@@ -321,4 +365,18 @@ fn any_device_with_byte_access_is_a_medium() {
     assert_eq!(media.zero(MediaOffset(513), 1535).unwrap_err().kind(), Kind::Poison);
     assert_eq!(media.badblocks(MediaOffset(0), SIZE), [(1, 1)]);
     assert_eq!(read(&*device, 2, 2).unwrap(), [0; 1024]);
+}
+
+#[test]
+fn zeroing_through_an_adapter_heals_all_that_it_covers() {
+    let memory = Arc::new(Traced::new(256 * 1024));
+    let device: Arc<dyn BlockDevice> = Arc::new(Linear::new("x", memory.clone(), 512, false).unwrap());
+    let media = BytesMedium::new(device).unwrap();
+    memory.store(MediaOffset(0), &[7; 256 * 1024]).unwrap();
+    memory.inject_poison(MediaOffset(512), 199_000).unwrap();
+    media.zero(MediaOffset(100), 200_000).unwrap();
+    assert!(memory.badblocks(MediaOffset(0), 256 * 1024).is_empty());
+    let all = memory.all();
+    assert!(all[..100].iter().chain(&all[200_100..]).all(|b| *b == 7));
+    assert!(all[100..200_100].iter().all(|b| *b == 0));
 }

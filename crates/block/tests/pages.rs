@@ -14,7 +14,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 
 use common::{Traced, read, write};
 use nvstack_block::{
@@ -31,6 +31,8 @@ struct Device {
     pages_moved: AtomicUsize,
     requests: AtomicUsize,
     fails: Mutex<BTreeSet<u64>>,
+    /// Where page 0 waits to be let go.
+    waits: Option<(Barrier, Barrier)>,
 }
 
 impl Device {
@@ -39,13 +41,18 @@ impl Device {
     }
 
     fn on(memory: Arc<Traced>, offers_pages: bool) -> Arc<Device> {
-        Arc::new(Device {
+        Arc::new(Device::plain(memory, offers_pages))
+    }
+
+    fn plain(memory: Arc<Traced>, offers_pages: bool) -> Device {
+        Device {
             inner: Linear::new("dev", memory, 512, false).unwrap(),
             offers_pages,
             pages_moved: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             fails: Mutex::default(),
-        })
+            waits: None,
+        }
     }
 
     /// Makes everything that touches a page fail, or no more.
@@ -108,6 +115,11 @@ impl PageAccess for Device {
     fn rw_page(&self, index: u64, page: &Page, direction: Direction) {
         assert!(page.state().contains(PageState::LOCKED), "a page comes locked");
         self.pages_moved.fetch_add(1, Ordering::Relaxed);
+        if let Some((inside, go)) = self.waits.as_ref().filter(|_| index == 0 && direction == Direction::Read)
+        {
+            inside.wait();
+            go.wait();
+        }
         if self.fails(index) {
             return match direction {
                 Direction::Read => page.end(PageState::LOCKED, PageState::ERROR),
@@ -325,6 +337,29 @@ fn several_threads_with_fewer_pages_than_threads() {
             .sum();
         assert_eq!(sum, 300, "an update of thread {thread} was lost");
     }
+}
+
+#[test]
+fn a_page_in_use_makes_no_room() {
+    let waits = Some((Barrier::new(2), Barrier::new(2)));
+    let device = Arc::new(Device { waits, ..Device::plain(Arc::new(Traced::new(4 * 4096)), true) });
+    let cache = PageCache::new(device.clone(), 1);
+    std::thread::scope(|scope| {
+        // The page is read before a part of it is written, and that takes long.
+        scope.spawn(|| cache.write(5, b"kept").unwrap());
+        let (inside, go) = device.waits.as_ref().unwrap();
+        inside.wait();
+        scope.spawn(|| cache.read(4096, &mut [0]).unwrap());
+        // The other can only wait. A cache that gives the page away has done so after some of these.
+        for _ in 0..10_000 {
+            std::thread::yield_now();
+        }
+        let meanwhile = moved(&device).0;
+        go.wait();
+        assert_eq!(meanwhile, 1);
+    });
+    cache.flush().unwrap();
+    assert_eq!(&read(&device.inner, 0, 1).unwrap()[5..9], b"kept");
 }
 
 #[test]

@@ -213,6 +213,19 @@ fn what_has_no_table_has_no_partitions() {
 }
 
 #[test]
+fn a_table_does_not_say_how_much_is_read() {
+    // Signed as it should be, and all of it in the device.
+    let mut image = gpt(512, &[(1, 40, 99, "x")]);
+    image.resize(8 << 20, 0);
+    put(&mut image, 512 + 80, &16384u32.to_le_bytes());
+    put(&mut image, 512 + 32, &1u64.to_le_bytes());
+    sign(&mut image, 512, 512);
+    let e = partitions(&device(&image, 512)).unwrap_err();
+    assert_eq!(e.kind(), Kind::Corrupt);
+    assert!(e.to_string().contains("found 2097152, accepted at most 1048576 bytes"), "{e}");
+}
+
+#[test]
 fn a_partition_that_leaves_the_device_does_not_become_one() {
     let mut image = mbr(512);
     put_mbr_entry(&mut image, 0, 0, 0x83, 8, 249);
