@@ -39,6 +39,35 @@ impl<M: Media> fmt::Debug for SetArea<'_, M> {
 }
 
 /// The label areas of all DIMMs of a region, in the order of their position in the set.
+///
+/// ```
+/// use nvstack_format::label::{Name, Version};
+/// use nvstack_format::{Dpa, SetMember, cookies, guid::ClaimClass};
+/// use nvstack_label::{LabelArea, LabelSet, NamespaceLabel, SetArea};
+/// use nvstack_media::Anon;
+///
+/// let mut dimms = [
+///     LabelArea::init(Anon::new(128 << 10)?, Version::V1_2)?,
+///     LabelArea::init(Anon::new(128 << 10)?, Version::V1_2)?,
+/// ];
+/// let of = |dimm| SetMember { region_offset: u64::from(dimm) * 256, ..SetMember::qemu(dimm) };
+/// let areas = dimms.iter_mut().map(|area| SetArea { area, start: Dpa(0), size: 256 << 20 }).collect();
+/// let mut set = LabelSet::new(areas, cookies(&[of(0), of(1)]))?;
+/// let uuid = uuid::Uuid::from_u128(1);
+/// set.write(&NamespaceLabel {
+///     uuid,
+///     name: Name::new("disk")?,
+///     class: ClaimClass::Btt2,
+///     lbasize: 4096,
+///     start: 0,
+///     size: 64 << 20,
+/// })?;
+/// let found = set.assemble()?;
+/// assert_eq!((found.namespaces[0].size, found.namespaces[0].labels[1].rawsize), (64 << 20, 32 << 20));
+/// assert_eq!(found.free()[0], 64 << 20..512 << 20);
+/// set.delete(uuid)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct LabelSet<'a, M: Media> {
     areas: Vec<SetArea<'a, M>>,
     cookies: Cookies,
@@ -339,8 +368,8 @@ fn positions(standing: &Standing) -> Vec<u16> {
     if sorted == by_mapping { own } else { by_mapping }
 }
 
-/// Whether a part of a mapping is this namespace's to take, as far as one DIMM's labels tell. They speak for all DIMMs: a
-/// label of a namespace that is half-way or refused keeps its place on those that do not have it.
+/// Whether a part of a mapping can be this namespace's, as far as the mapping goes. What other labels claim is for
+/// [`LabelArea`] to judge; each DIMM's labels thereby speak for all, since the parts lie at the same offset everywhere.
 fn check_place(member: &Member, uuid: Uuid, part: &Range<u64>) -> Result<()> {
     let refuse = |kind| {
         Error::new(kind, "write label")
@@ -351,23 +380,15 @@ fn check_place(member: &Member, uuid: Uuid, part: &Range<u64>) -> Result<()> {
             refuse(Kind::Invalid).accepted(format_args!("at least one byte, up to {:#x}", member.size))
         );
     }
-    for label in member.labels() {
-        if label.uuid == uuid {
-            if !member.touches(label) || label.flags.contains(Flags::LOCAL) {
-                let accepted = format!("a uuid that the label in slot {} does not have", label.slot);
-                return Err(refuse(Kind::Exists).accepted(accepted));
-            }
-            continue;
+    // All labels with this uuid are going to be replaced: those that mean something else must not be.
+    let mut own = member.labels().filter(|label| label.uuid == uuid);
+    match own.find(|label| !member.touches(label) || label.flags.contains(Flags::LOCAL)) {
+        Some(other) => {
+            let accepted = format!("a uuid that the label in slot {} does not have", other.slot);
+            Err(refuse(Kind::Exists).accepted(accepted))
         }
-        let theirs = member.claimed(label);
-        if theirs.start < part.end && part.start < theirs.end {
-            return Err(refuse(Kind::Invalid).accepted(format_args!(
-                "bytes outside {:#x} to {:#x}, which the label of {} in slot {} has",
-                theirs.start, theirs.end, label.uuid, label.slot
-            )));
-        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Says which DIMM an error is about.

@@ -176,6 +176,11 @@ fn a_failed_write_and_another_try() {
                     break;
                 }
                 failures += 1;
+                assert_eq!(
+                    LabelArea::open(&media).unwrap().index(),
+                    area.index(),
+                    "what is read is what counts"
+                );
                 let first = Recorder::new(image.clone());
                 LabelArea::open(&first).unwrap().write_namespace(&sample(0, "first")).unwrap();
                 let first = state(&all(&first));

@@ -185,9 +185,9 @@ fn bytes_that_a_namespace_cannot_have() {
         (namespace(2, 70, 5), "up to 0x4000000"),
         (odd, "found size 1048577, accepted a multiple of 2"),
         (odd_start, "found start 1048577"),
-        (namespace(2, 15, 2), "bytes outside 0x1000000 to 0x2000000"),
-        (namespace(2, 31, 2), "bytes outside 0x1000000 to 0x2000000"),
-        (namespace(2, 0, 64), "bytes outside 0x1000000 to 0x2000000"),
+        (namespace(2, 15, 2), "bytes outside 0x1100000 to 0x2100000"),
+        (namespace(2, 31, 2), "bytes outside 0x1100000 to 0x2100000"),
+        (namespace(2, 0, 64), "bytes outside 0x1100000 to 0x2100000"),
         (NamespaceLabel { uuid: Uuid::nil(), ..namespace(2, 0, 1) }, "uuid"),
         (NamespaceLabel { size: u64::MAX - 1, ..namespace(2, 0, 1) }, "up to 0x4000000"),
     ] {
