@@ -49,6 +49,12 @@ enum Chore {
         #[arg(long)]
         write: bool,
     },
+    /// Have Linux and ndctl state again the facts about DIMMs that are in fixtures/lab
+    Record {
+        /// Record this scene only (may be repeated)
+        #[arg(long)]
+        scene: Vec<String>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,6 +79,13 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Chore::Record { scene } => match guest::record::run(&mut Packages::new(true), &scene) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("record: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

@@ -140,3 +140,9 @@ filled() {
         fail "$1" "/dev/$block: $(tr '\n' ';' </tmp/mkfs)"
     fi
 }
+
+# save FOLDER: sends a folder to the host, once a boot, by the second serial line.
+save() {
+    stty raw -echo </dev/ttyS1
+    tar c -C "$1" . >/dev/ttyS1
+}

@@ -88,22 +88,16 @@ impl Parts {
         Ok(())
     }
 
-    /// FNV-1a over all that goes in: enough to tell one set of inputs from the next.
     fn fingerprint(&self) -> u64 {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut take = |bytes: &[u8]| {
-            for byte in bytes.iter().chain(&[0xff]) {
-                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        };
+        let mut all = Fingerprint::default();
         for (name, (_, content)) in &self.files {
-            take(name.as_bytes());
-            take(content);
+            all.take(name.as_bytes());
+            all.take(content);
         }
         for text in self.applets.iter().chain(&self.modules).map(String::as_str).chain([INIT, HELPERS]) {
-            take(text.as_bytes());
+            all.take(text.as_bytes());
         }
-        hash
+        all.value()
     }
 
     fn archive(&self) -> Result<Vec<u8>> {
@@ -133,6 +127,27 @@ impl Parts {
             }
         }
         archive.finish()
+    }
+}
+
+/// FNV-1a over all that something is made of: enough to tell one set of inputs from the next.
+pub(super) struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        Fingerprint(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fingerprint {
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().chain(&[0xff]) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    pub(super) fn value(&self) -> u64 {
+        self.0
     }
 }
 

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::acpi::{self, Table};
 use super::cpio::Archive;
 use super::kernel::Kernel;
-use crate::process::{Ran, command, run_or_stop};
+use crate::process::{Ran, command, run_or_stop, succeed};
 use crate::report::{Context, Result, ensure};
 use crate::verdict::{Verdict, parse};
 
@@ -42,16 +43,40 @@ pub(crate) struct Machine {
 /// One boot.
 #[derive(Default)]
 pub(crate) struct Boot {
-    dimms: BTreeMap<usize, (PathBuf, u64)>,
+    dimms: BTreeMap<usize, Dimm>,
+    tables: Vec<Table>,
+    out: Option<PathBuf>,
     script: String,
     files: Archive,
+}
+
+struct Dimm {
+    image: PathBuf,
+    label_size: u64,
+    /// Where QEMU puts it; without, where it finds room.
+    address: Option<u64>,
 }
 
 impl Boot {
     /// Plugs in an image, whose last `label_size` bytes are its label area, as the `n`-th DIMM. The number gives the DIMM its
     /// serial, which labels know by their interleave-set cookie.
     pub(crate) fn dimm(&mut self, n: usize, image: &Path, label_size: u64) {
-        self.dimms.insert(n, (image.to_path_buf(), label_size));
+        self.dimms.insert(n, Dimm { image: image.to_path_buf(), label_size, address: None });
+    }
+
+    /// As [`Boot::dimm`], at this guest-physical address.
+    pub(crate) fn dimm_at(&mut self, n: usize, image: &Path, label_size: u64, address: u64) {
+        self.dimms.insert(n, Dimm { image: image.to_path_buf(), label_size, address: Some(address) });
+    }
+
+    /// Gives the guest ACPI tables in place of QEMU's of the same kind.
+    pub(crate) fn tables(&mut self, tables: Vec<Table>) {
+        self.tables = tables;
+    }
+
+    /// Unpacks into this folder what the script's `save` sends.
+    pub(crate) fn out(&mut self, folder: &Path) {
+        self.out = Some(folder.to_path_buf());
     }
 
     /// Plugs in an image that has no labels, in the next place that is free; gives its number for the script.
@@ -82,23 +107,38 @@ impl Boot {
         let script = format!(". /helpers.sh\n{}", self.script);
         self.files.file("script.sh", false, script.as_bytes())?;
         let initrd = machine.folder.join(format!("{name}.initrd"));
-        fs::copy(&machine.initramfs, &initrd).context(initrd.display())?;
-        let mut behind = fs::File::options().append(true).open(&initrd).context(initrd.display())?;
-        behind.write_all(&std::mem::take(&mut self.files).finish()?).context(initrd.display())?;
+        let mut whole = fs::File::create(&initrd).context(initrd.display())?;
+        if !self.tables.is_empty() {
+            whole.write_all(&acpi::archive(&self.tables)?).context(initrd.display())?;
+        }
+        let mut base = fs::File::open(&machine.initramfs).context(machine.initramfs.display())?;
+        std::io::copy(&mut base, &mut whole).context(initrd.display())?;
+        whole.write_all(&std::mem::take(&mut self.files).finish()?).context(initrd.display())?;
+        drop(whole);
 
-        let ran = boot(&mut self.command(machine, &initrd)?, name, limit);
+        let saved = self.out.as_ref().map(|_| machine.folder.join(format!("{name}.saved")));
+        let ran = boot(&mut self.command(machine, &initrd, saved.as_deref())?, name, limit);
         let _ = fs::remove_file(&initrd);
         let (ran, console, ended) = ran?;
         let log = machine.folder.join(format!("{name}.log"));
         fs::write(&log, &console).context(log.display())?;
         let ended = ensure(ended, || format!("not done after {} s", limit.as_secs()))
             .and_then(|()| ensure(ran.status.success(), || format!("QEMU: {}{}", ran.status, ran.stderr)));
-        ended.and_then(|()| verdicts(&console)).context(format!("boot {name} (console: {})", log.display()))
+        let verdicts = ended
+            .and_then(|()| verdicts(&console))
+            .context(format!("boot {name} (console: {})", log.display()))?;
+        if let (Some(folder), Some(saved)) = (&self.out, saved) {
+            fs::create_dir_all(folder).context(folder.display())?;
+            let tar = ["xf".as_ref(), saved.as_os_str(), "-C".as_ref(), folder.as_os_str()];
+            succeed(&mut command("tar", tar), limit)?;
+            let _ = fs::remove_file(saved);
+        }
+        Ok(verdicts)
     }
 
-    fn command(&self, machine: &Machine, initrd: &Path) -> Result<Command> {
+    fn command(&self, machine: &Machine, initrd: &Path, saved: Option<&Path>) -> Result<Command> {
         let mut sizes = Vec::new();
-        for (image, _) in self.dimms.values() {
+        for Dimm { image, .. } in self.dimms.values() {
             sizes.push(fs::metadata(image).context(image.display())?.len());
         }
         // Each DIMM is placed at a gibibyte of its own.
@@ -110,13 +150,17 @@ impl Boot {
         qemu.args(["-no-reboot", "-net", "none", "-machine", "pc,nvdimm=on", "-m", &memory]);
         qemu.args(["-smp", &CPUS.to_string(), "-append", "console=ttyS0 quiet panic=-1"]);
         qemu.arg("-kernel").arg(machine.kernel.image()).arg("-initrd").arg(initrd);
-        for ((n, (image, label_size)), size) in self.dimms.iter().zip(sizes) {
+        if let Some(saved) = saved {
+            qemu.args(["-serial", "mon:stdio", "-serial"]).arg(format!("file:{}", saved.display()));
+        }
+        for ((n, Dimm { image, label_size, address }), size) in self.dimms.iter().zip(sizes) {
             let path = image.to_string_lossy();
             ensure(!path.contains(','), || format!("QEMU takes no path with a comma: {path}"))?;
             qemu.arg("-object")
                 .arg(format!("memory-backend-file,id=m{n},share=on,mem-path={path},size={size}"));
             let label = if *label_size == 0 { String::new() } else { format!(",label-size={label_size}") };
-            qemu.arg("-device").arg(format!("nvdimm,id=n{n},memdev=m{n},slot={}{label}", n - 1));
+            let place = address.map_or_else(String::new, |address| format!(",addr={address:#x}"));
+            qemu.arg("-device").arg(format!("nvdimm,id=n{n},memdev=m{n},slot={}{label}{place}", n - 1));
         }
         qemu.stdin(Stdio::null());
         Ok(qemu)

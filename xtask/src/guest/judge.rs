@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Linux as the judge of whole sets of DIMMs: what it lists on images of ours, and what its namespaces hold.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use ruzstd::decoding::StreamingDecoder;
+use serde_json::Value;
+
+use super::BOOT_LIMIT;
+use super::compare::compare;
+use super::describe::Lab;
+use super::lab::Memory;
+use super::qemu::{Boot, Machine};
+use crate::process::sha256_of;
+use crate::report::{Context, Failure, Lane, Result, ensure};
+use crate::unit::workspace;
+
+/// Saves the list, and for each namespace that has one its device's SHA-256, or where in memory a devdax device is: it has
+/// nothing that can be read. A namespace is known by its label's uuid, or by its region's range index.
+const LOOK: &str = r#"
+mkdir -p /out
+ndctl list -BDRNX >/out/list.json
+for n in /sys/bus/nd/devices/namespace*; do
+    name=${n##*/} region=$(dirname $(readlink -f $n))
+    id=$(cat $n/uuid 2>/dev/null)
+    id=${id:-range-$(cat $region/nfit/range_index)}
+    for holder in $n $region/btt* $region/pfn* $region/dax*; do
+        [ $holder = $n ] || [ "$(cat $holder/namespace 2>/dev/null)" = $name ] || continue
+        for b in $holder/block/*; do
+            [ -e $b ] && sum=$(sha256sum /dev/${b##*/}) && echo "$id ${sum%% *}" >>/out/contents
+        done
+        for d in $holder/dax[0-9]*; do
+            [ -e $d/resource ] && echo "$id $(($(cat $d/resource))) $(cat $d/size)" >>/out/contents
+        done
+    done
+done
+save /out
+"#;
+
+/// What Linux sees on a set of DIMMs.
+#[derive(Debug)]
+pub(crate) struct GuestView {
+    /// What `ndctl list -BDRNX` says.
+    pub(crate) list: Value,
+    /// SHA-256 of the device of each enabled namespace, by the label's uuid; by `range-N`, with the index of its range, where
+    /// there are no labels.
+    pub(crate) contents: BTreeMap<String, String>,
+}
+
+/// Boots Linux with these images of DIMMs, in the order of the lab's DIMMs and interleaved as it says; runs a script, which may
+/// be empty, and looks. What Linux has changed is in the images afterwards.
+pub(crate) fn judge(
+    machine: &Machine,
+    name: &str,
+    lab: &Lab,
+    images: &[PathBuf],
+    script: &str,
+) -> Result<GuestView> {
+    let work = tempfile::tempdir_in(&machine.folder).context(machine.folder.display())?;
+    let files = lab.weave(images, work.path())?;
+    let mut boot = Boot::default();
+    lab.plug(machine, &mut boot, &files)?;
+    let out = work.path().join("out");
+    boot.out(&out);
+    boot.script(script);
+    boot.script(LOOK);
+    boot.run(machine, name, BOOT_LIMIT)?;
+    lab.unweave(&files, images)?;
+
+    let read = |file: &str| fs::read_to_string(out.join(file)).context(format!("{name}: {file}"));
+    let list = serde_json::from_str(&read("list.json")?).context(format!("{name}: ndctl list"))?;
+    let files: Result<Vec<File>> =
+        files.iter().map(|file| File::open(file).context(file.display())).collect();
+    let files = files?;
+    let memory = Memory { lab, files: &files };
+    let mut contents = BTreeMap::new();
+    let lines = if out.join("contents").is_file() { read("contents")? } else { String::new() };
+    for line in lines.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (id, digest) = match words[..] {
+            [id, digest] => (id, digest.to_owned()),
+            [id, address, size] => {
+                let mut bytes = vec![0; size.parse().context(line)?];
+                memory.read(address.parse().context(line)?, &mut bytes)?;
+                (id, sha256_of(&bytes)?)
+            }
+            _ => return Err(format!("{name}: a garbled line: {line}").into()),
+        };
+        contents.insert(id.to_owned(), digest);
+    }
+    Ok(GuestView { list, contents })
+}
+
+/// Makes the images of a recorded scene's DIMMs.
+pub(crate) fn recorded(scene: &str, folder: &Path) -> Result<(Lab, Vec<PathBuf>)> {
+    let from = workspace().join("fixtures/lab").join(scene);
+    let about = json(&from.join("lab.json"))?;
+    let lab: Lab =
+        about.get("lab").cloned().map(serde_json::from_value).transpose().context(scene)?.ok_or("no lab")?;
+    let (guest, ours) = (folder.join("guest"), folder.join("dimms"));
+    for folder in [&guest, &ours] {
+        fs::create_dir_all(folder).context(folder.display())?;
+    }
+    let files = lab.blank(&guest)?;
+    for (dimm, file) in lab.dimms.iter().zip(&files) {
+        let area = from.join(format!("labels-{}.bin", dimm.handle));
+        if area.is_file() {
+            use std::os::unix::fs::FileExt;
+            let file = File::options().write(true).open(file).context(file.display())?;
+            file.write_all_at(&fs::read(&area).context(area.display())?, dimm.size).context("labels")?;
+        }
+    }
+    let pages = from.join("pages.zst");
+    if pages.is_file() {
+        let mut bytes = Vec::new();
+        let packed = File::open(&pages).context(pages.display())?;
+        let mut unpacked = StreamingDecoder::new(packed).context(pages.display())?;
+        unpacked.read_to_end(&mut bytes).context(pages.display())?;
+        let mut open = Vec::new();
+        for file in &files {
+            open.push(File::options().read(true).write(true).open(file).context(file.display())?);
+        }
+        let memory = Memory { lab: &lab, files: &open };
+        for page in bytes.chunks(8 + 4096) {
+            let (address, page) = page.split_first_chunk().ok_or_else(|| Failure::from("a torn page"))?;
+            memory.write(u64::from_le_bytes(*address), page)?;
+        }
+    }
+    let images = lab.blank(&ours)?;
+    lab.unweave(&files, &images)?;
+    Ok((lab, images))
+}
+
+/// The harness proves itself: on the DIMMs of a recorded scene, taken apart into interleaved images, Linux lists what it listed
+/// when it made them, and what it makes there arrives in the images.
+pub(super) fn run(lane: &mut Lane, machine: &Machine) -> Result<()> {
+    let folder = tempfile::tempdir_in(&machine.folder).context(machine.folder.display())?;
+    let (lab, images) = recorded("interleaved", folder.path())?;
+    let wanted = json(&workspace().join("fixtures/lab/interleaved/list-BDRNX.json"))?;
+    let view = judge(machine, "lab", &lab, &images, "")?;
+    lane.case("lab.list", || {
+        compare(&view.list, &wanted, &[])?;
+        Ok("Linux lists two interleave sets over four DIMMs as recorded")
+    });
+    lane.case("lab.contents", || {
+        ensure(view.contents.len() == 6, || format!("devices of {:?}", view.contents.keys()))?;
+        Ok(format!("all {} namespaces have devices", view.contents.len()))
+    });
+
+    let raw = "01ab0003-0000-4000-8000-000000000003";
+    let script = format!(
+        "d=$(grep -l {raw} /sys/bus/nd/devices/namespace*/uuid); d=/dev/$(ls ${{d%/uuid}}/block)
+        yes interleaved | dd of=$d bs=4096 count=16 seek=100 iflag=fullblock conv=notrunc 2>/dev/null; sync"
+    );
+    let written = judge(machine, "lab-written", &lab, &images, &script)?;
+    let again = judge(machine, "lab-again", &lab, &images, "")?;
+    lane.case("lab.written", || {
+        let of = |view: &GuestView| view.contents.get(raw).cloned();
+        ensure(of(&written) != of(&view), || "Linux's writes changed nothing".to_owned())?;
+        compare(&again.list, &wanted, &[])?;
+        ensure(again.contents == written.contents, || {
+            format!("after the images were taken apart {:?}, before {:?}", again.contents, written.contents)
+        })?;
+        Ok("what Linux writes to a set of four arrives in the DIMMs' images, and nothing else changes")
+    });
+    Ok(())
+}
+
+fn json(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).context(path.display())?;
+    serde_json::from_str(&text).context(path.display())
+}
