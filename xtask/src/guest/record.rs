@@ -28,23 +28,49 @@ struct Scene {
     name: &'static str,
     lab: fn() -> Lab,
     script: &'static str,
+    /// Whether the media at its end are of use.
+    media: bool,
 }
 
-const SCENES: [Scene; 6] = [
-    Scene { name: "interleaved", lab: interleaved, script: include_str!("scenes/interleaved.sh") },
+const SCENES: [Scene; 8] = [
+    Scene {
+        name: "interleaved",
+        lab: interleaved,
+        script: include_str!("scenes/interleaved.sh"),
+        media: true,
+    },
+    Scene {
+        name: "interleaved-1.1",
+        lab: interleaved,
+        script: include_str!("scenes/interleaved-1.1.sh"),
+        media: true,
+    },
     Scene {
         name: "plain-1.1",
         lab: || plain(192 * MIB, 128 << 10),
         script: include_str!("scenes/plain-1.1.sh"),
+        media: true,
     },
     Scene {
         name: "plain-1.2",
         lab: || plain(256 * MIB, 128 << 10),
         script: include_str!("scenes/plain-1.2.sh"),
+        media: true,
     },
-    Scene { name: "blank", lab: || plain(128 * MIB, 128 << 10), script: include_str!("scenes/blank.sh") },
-    Scene { name: "no-labels", lab: || plain(128 * MIB, 0), script: include_str!("scenes/no-labels.sh") },
-    Scene { name: "refusals", lab: interleaved, script: include_str!("scenes/refusals.sh") },
+    Scene {
+        name: "blank",
+        lab: || plain(128 * MIB, 128 << 10),
+        script: include_str!("scenes/blank.sh"),
+        media: true,
+    },
+    Scene {
+        name: "no-labels",
+        lab: || plain(128 * MIB, 0),
+        script: include_str!("scenes/no-labels.sh"),
+        media: true,
+    },
+    Scene { name: "refusals", lab: interleaved, script: include_str!("scenes/refusals.sh"), media: false },
+    Scene { name: "accepted", lab: interleaved, script: include_str!("scenes/accepted.sh"), media: false },
 ];
 
 /// Four DIMMs: a set of two over the first parts of two of them, and a set of four over the rest, whose order is not that of the
@@ -158,7 +184,7 @@ impl Scene {
             keep(&out.join(&folder), &to.join(&folder))?;
         }
         keep(&out, to)?;
-        media(lab, &files, to)
+        if self.media { media(lab, &files, to) } else { Ok(()) }
     }
 }
 

@@ -23,6 +23,13 @@ called() {
     done
 }
 
+# called_like NAME: the namespace with this name.
+called_like() {
+    for n in /sys/bus/nd/devices/namespace*; do
+        [ "$(cat $n/alt_name 2>/dev/null)" = "$1" ] && echo ${n##*/}
+    done
+}
+
 # uuid N: uuids of the recorder's namespaces, so that the facts can be read.
 uuid() { printf '%08x-0000-4000-8000-%012x' $((0x1ab0000 + $1)) $1; }
 
