@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use ruzstd::decoding::StreamingDecoder;
 use serde_json::Value;
@@ -193,7 +194,30 @@ pub(super) fn run(lane: &mut Lane, machine: &Machine) -> Result<()> {
         })?;
         Ok("images that were taken apart and put together give the same list and the same contents of six devices")
     });
+    let plain = [("plain-1.2", "", 5), ("no-labels", "sector", 1)];
+    let outcomes: Vec<Result<String>> = thread::scope(|scope| {
+        let start = |&(scene, state, devices)| {
+            let folder = folder.path().join(scene);
+            scope.spawn(move || as_recorded(machine, scene, state, devices, &folder))
+        };
+        let running: Vec<_> = plain.iter().map(start).collect();
+        let failed = |_| Err(Failure::from("the thread of this case failed"));
+        running.into_iter().map(|job| job.join().unwrap_or_else(failed)).collect()
+    });
+    for ((scene, ..), outcome) in plain.iter().zip(outcomes) {
+        lane.note(format!("lab.{scene}"), outcome);
+    }
     Ok(())
+}
+
+/// Has Linux list a recorded scene, whose last state is in this folder below it, and compares.
+fn as_recorded(machine: &Machine, scene: &str, state: &str, devices: usize, folder: &Path) -> Result<String> {
+    let (lab, images) = recorded(scene, folder)?;
+    let wanted = json(&workspace().join("fixtures/lab").join(scene).join(state).join("list-BDRNX.json"))?;
+    let view = judge(machine, scene, &lab, &images, Files::default(), "")?;
+    compare(&view.list, &wanted, &[])?;
+    ensure(view.contents.len() == devices, || format!("devices of {:?}", view.contents.keys()))?;
+    Ok(format!("Linux lists one DIMM and its devices, {devices}, as recorded"))
 }
 
 fn json(path: &Path) -> Result<Value> {

@@ -12,12 +12,15 @@ use super::acpi::Table;
 use super::describe::{Dimm, Lab, Range};
 use super::initramfs::Fingerprint;
 use super::kernel::cache;
-use super::qemu::{Boot, CPUS, Machine};
+use super::qemu::{Boot, CPUS, MEMORY_GIB, Machine};
 use crate::process::{command, succeed};
 use crate::report::{Context, Failure, Result, ensure};
 
 /// Where QEMU's room for DIMMs begins, with two gibibytes of memory.
 pub(crate) const BASE: u64 = 4 << 30;
+
+/// Debian's firmware for QEMU's PC.
+const FIRMWARE: &str = "/usr/share/seabios/bios-256k.bin";
 
 /// Read at once from each DIMM of a set. Whole lines, and whole pages: a page of zeros stays a hole.
 const PART: u64 = 64 << 10;
@@ -52,7 +55,9 @@ impl Lab {
         let mut shape = Fingerprint::default();
         let version = succeed(&mut command("qemu-system-x86_64", ["--version"]), BOOT_LIMIT)?.stdout;
         shape.take(version.as_bytes());
-        shape.take(&CPUS.to_le_bytes());
+        // The methods know where the firmware has put a page for them.
+        shape.take(&fs::read(FIRMWARE).unwrap_or_default());
+        shape.take(&[CPUS, MEMORY_GIB].map(u64::to_le_bytes).concat());
         for dimm in &self.dimms {
             shape.take(&[u64::from(dimm.handle), dimm.size, dimm.label_size].map(u64::to_le_bytes).concat());
         }

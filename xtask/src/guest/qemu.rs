@@ -18,7 +18,7 @@ use crate::report::{Context, Result, ensure};
 use crate::verdict::{Verdict, parse};
 
 /// Guest memory; the console says so when a boot needs more.
-const MEMORY_GIB: u64 = 2;
+pub(crate) const MEMORY_GIB: u64 = 2;
 const GIB: u64 = 1 << 30;
 
 /// The number of processors of the guest, and so of the lanes that its kernel writes with.
