@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
 use super::BOOT_LIMIT;
 use super::acpi::Table;
 use super::describe::{Dimm, Lab, Range};
@@ -154,6 +157,13 @@ impl Lab {
             let place = self.dimms.iter().position(|dimm| dimm.handle == handle);
             place.and_then(|place| images.get(place)).ok_or_else(|| Failure::from("no such DIMM"))
         };
+        let mut holes = memory.is_hole(at, length * ways)?;
+        for member in &range.members {
+            holes &= is_hole(image(member.handle)?, member.dpa + done, part);
+        }
+        if holes {
+            return Ok(());
+        }
         let mut whole = vec![0; length * ways];
         let mut one = vec![0; length];
         if !to_guest {
@@ -207,6 +217,16 @@ impl Memory<'_> {
         })
     }
 
+    /// Whether none of it was ever written.
+    fn is_hole(&self, address: u64, length: usize) -> Result<bool> {
+        let mut holes = true;
+        self.pieces(address, length, |file, at, length| {
+            holes &= is_hole(file, at, length as u64);
+            Ok(())
+        })?;
+        Ok(holes)
+    }
+
     fn pieces(
         &self,
         address: u64,
@@ -223,6 +243,14 @@ impl Memory<'_> {
             start += dimm.size;
         }
         ensure(at == end, || format!("the guest has no memory at {at:#x}"))
+    }
+}
+
+/// Whether the file system says that these bytes are a hole. One that knows none says no.
+fn is_hole(file: &File, at: u64, length: u64) -> bool {
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => data >= at + length,
+        Err(error) => error == Errno::NXIO,
     }
 }
 
@@ -289,6 +317,12 @@ mod tests {
                 before[128 << 10..192 << 10].fill(0);
             }
             assert!(before == after, "DIMM {}", n + 1);
+        }
+
+        // Holes count as the zeros that they are.
+        lab.unweave(&lab.blank(&path("blank")).expect("fits"), &again).expect("fits");
+        for image in &again {
+            assert!(fs::read(image).expect("is there").iter().all(|byte| *byte == 0), "{}", image.display());
         }
     }
 
