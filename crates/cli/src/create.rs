@@ -9,15 +9,21 @@ use std::sync::Arc;
 use nvstack_btt::CreateOptions;
 use nvstack_format::btt::{self, LbaSize};
 use nvstack_format::label::{AreaLayout, Flags, Label, Name, Version};
-use nvstack_format::{Dpa, guid};
+use nvstack_format::pfn::{self, Place};
+use nvstack_format::{Dpa, SetMember, cookies, guid};
 use nvstack_label::LabelArea;
 use nvstack_media::{Access, Error, Kind, LockMode, Mapping, Media, MediaOffset, Part, Result, lock};
+use nvstack_ndctl::list::ListOptions;
+use nvstack_stack::provider::QEMU_START;
 use uuid::Uuid;
 
-use crate::args::{CreateArgs, LabelVersion, Mode};
-use crate::image::{Image, REGION_ALIGN, qemu_cookie};
-use crate::json::{Style, print};
-use crate::list::{self, Detail};
+use crate::args::{CreateArgs, Mode};
+use crate::json::write_stdout;
+use crate::machine::Machine;
+use crate::verbs::version;
+
+/// The steps in which Linux gives out a region.
+const REGION_ALIGN: u64 = 16 << 20;
 
 /// What is made.
 pub(crate) struct Recipe {
@@ -60,10 +66,7 @@ pub(crate) fn run(args: &CreateArgs) -> Result<()> {
     let recipe = Recipe {
         size: args.size,
         label_size: args.label_size,
-        version: match args.label_version {
-            LabelVersion::V1_1 => Version::V1_1,
-            LabelVersion::V1_2 => Version::V1_2,
-        },
+        version: version(args.label_version),
         mode: args.mode,
         sector_size: args.sector_size,
         name: args.name.clone(),
@@ -71,11 +74,16 @@ pub(crate) fn run(args: &CreateArgs) -> Result<()> {
         dimm: args.dimm,
     };
     let mapping = make(&args.image, &recipe)?;
-    let image = Image::of_mapping(mapping, &args.image, Some(recipe.label_size))?;
+    let machine = Machine::of_mapping(mapping, &args.image, Some(recipe.label_size))?;
     // Like ndctl's create-namespace: numbers for people where one looks on.
-    let style = Style { human: std::io::stdout().is_terminal() };
-    match image.namespaces.first() {
-        Some(n) => print(&list::namespace(n, Detail { style, ..Detail::default() })),
+    let human = std::io::stdout().is_terminal();
+    let listed = nvstack_ndctl::list::list(machine.sys(), &ListOptions { human, ..ListOptions::default() })?;
+    let made = listed.json.into_iter().next().and_then(|made| match made {
+        serde_json::Value::Array(all) => all.into_iter().next(),
+        one => Some(one),
+    });
+    match made {
+        Some(made) => write_stdout(nvstack_ndctl::json::text(&made).as_bytes()),
         None => {
             Err(Error::new(Kind::Corrupt, "read back the new image").path(&args.image).found("no namespace"))
         }
@@ -116,8 +124,10 @@ struct Plan {
     label_size: u64,
     version: Version,
     namespace: u64,
-    /// Uuid, sector size, version of the BTT.
+    /// Sector size and version of the BTT.
     btt: Option<(LbaSize, btt::Version)>,
+    /// What has a page map.
+    pages: Option<pfn::Kind>,
     label: Option<Label>,
 }
 
@@ -151,7 +161,7 @@ impl Plan {
 
         let (default, sizes) = match recipe.mode {
             Mode::Sector => (4096, "512 520 528 4096 4104 4160 4224"),
-            Mode::Raw => (512, "512 4096"),
+            Mode::Raw | Mode::Fsdax | Mode::Devdax => (512, "512 4096"),
         };
         let sector_size = recipe.sector_size.unwrap_or(default);
         let lbasize = u32::try_from(sector_size).ok().and_then(|s| LbaSize::new(s).ok());
@@ -168,6 +178,22 @@ impl Plan {
                 .accepted(format_args!("{least} or more for sector mode")));
         }
 
+        let pages = match recipe.mode {
+            Mode::Fsdax => Some(pfn::Kind::Fsdax),
+            Mode::Devdax => Some(pfn::Kind::Devdax),
+            Mode::Sector | Mode::Raw => None,
+        };
+        if pages.is_some() && namespace < REGION_ALIGN {
+            return Err(Error::new(Kind::NoSpace, "make image")
+                .found(format_args!("room for a namespace of {namespace} bytes"))
+                .accepted(format_args!("{REGION_ALIGN} or more for fsdax and devdax")));
+        }
+        let abstraction = match recipe.mode {
+            Mode::Sector => guid::BTT2,
+            Mode::Fsdax => guid::PFN,
+            Mode::Devdax => guid::DAX,
+            Mode::Raw => Uuid::nil(),
+        };
         let label = Label {
             uuid: recipe.uuid.map_or_else(random_uuid, Ok)?,
             name: Name::new(recipe.name.as_deref().unwrap_or_default())
@@ -175,7 +201,7 @@ impl Plan {
             flags: Flags::empty(),
             nlabel: 1,
             position: 0,
-            isetcookie: qemu_cookie(recipe.dimm, recipe.version),
+            isetcookie: cookie(recipe.dimm, recipe.version),
             // With metadata in the sectors the raw size has no meaning, and Linux stores none.
             lbasize: if lbasize.metadata() == 0 { sector_size } else { 0 },
             dpa: Dpa(0),
@@ -183,7 +209,7 @@ impl Plan {
             slot: 0,
             align: 0,
             type_guid: if named { guid::PERSISTENT_MEMORY } else { Uuid::nil() },
-            abstraction: if named && recipe.mode == Mode::Sector { guid::BTT2 } else { Uuid::nil() },
+            abstraction: if named { abstraction } else { Uuid::nil() },
         };
         Ok(Plan {
             size: recipe.size,
@@ -191,6 +217,7 @@ impl Plan {
             version: recipe.version,
             namespace,
             btt: (recipe.mode == Mode::Sector).then_some((lbasize, btt_version)),
+            pages,
             label: labelled.then_some(label),
         })
     }
@@ -207,6 +234,19 @@ impl Plan {
             let parent = self.label.map_or(Uuid::nil(), |l| l.uuid);
             let options = CreateOptions { version, parent, uuid: random_uuid()?, lbasize, overwrite: false };
             nvstack_btt::create(&namespace, &options)?;
+        }
+        if let Some(kind) = self.pages {
+            let namespace = Part::new(Arc::clone(&mapping), MediaOffset(0), self.namespace)?;
+            let options = nvstack_pfn::CreateOptions {
+                kind,
+                uuid: random_uuid()?,
+                parent: self.label.map_or(Uuid::nil(), |l| l.uuid),
+                mode: pfn::Mode::Pmem,
+                align: 2 << 20,
+                place: Place { start: Some(QEMU_START), size: self.namespace },
+                overwrite: false,
+            };
+            nvstack_pfn::create(&namespace, &options)?;
         }
         if let Some(label) = &self.label {
             let at = MediaOffset(self.size.saturating_sub(self.label_size));
@@ -225,6 +265,15 @@ fn sync_directory(path: &Path) -> Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = File::open(directory).and_then(|d| d.sync_all());
     synced.map_err(|e| Error::os("sync the directory", e).path(directory))
+}
+
+/// The cookie of a QEMU's nvdimm, counted from 1.
+fn cookie(dimm: u32, version: Version) -> u64 {
+    let cookies = cookies(&[SetMember::qemu(dimm.saturating_sub(1))]);
+    match version {
+        Version::V1_1 => cookies.v1_1,
+        Version::V1_2 => cookies.v1_2,
+    }
 }
 
 /// A new uuid, version 4.

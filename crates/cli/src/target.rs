@@ -5,8 +5,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use nvstack_media::{Error, Kind, Result};
-
 use crate::size;
 
 /// `IMAGE | mem:SIZE`, and after a `#` the one object in it that is meant.
@@ -23,6 +21,10 @@ pub(crate) struct Target {
 pub(crate) enum Place {
     /// A file: persistent memory first, then the label area if there is one.
     Image(PathBuf),
+    /// A description of several DIMMs, over files.
+    Lab(PathBuf),
+    /// What a running `serve --control` has open, by the path of its control socket.
+    Running(PathBuf),
     /// Memory of this process, gone with it.
     Memory(u64),
 }
@@ -42,27 +44,23 @@ impl Target {
         };
         let place = match place.strip_prefix(b"mem:") {
             Some(bytes) => Place::Memory(size::parse(&String::from_utf8_lossy(bytes))?),
-            None if place.is_empty() => return Err("accepted IMAGE or mem:SIZE, and #NAME after it".into()),
-            None => Place::Image(OsStr::from_bytes(place).into()),
+            None if place.is_empty() => {
+                return Err("accepted IMAGE, LAB.toml, mem:SIZE or unix:SOCKET, and #NAME after it".into());
+            }
+            None => match place.strip_prefix(b"unix:") {
+                Some(socket) => Place::Running(OsStr::from_bytes(socket).into()),
+                None => {
+                    let path = PathBuf::from(OsStr::from_bytes(place));
+                    // An image that is called so is written ./x.toml with another name; its bytes are no TOML.
+                    if path.extension().is_some_and(|e| e == "toml") {
+                        Place::Lab(path)
+                    } else {
+                        Place::Image(path)
+                    }
+                }
+            },
         };
         Ok(Target { place, name })
-    }
-
-    /// The file, for a command that works on files alone.
-    pub(crate) fn image(&self) -> Result<&PathBuf> {
-        match &self.place {
-            // A lab names its files in TOML; taking it for persistent memory would show its text as a namespace.
-            Place::Image(path) if path.extension().is_some_and(|e| e == "toml") => {
-                Err(Error::new(Kind::Unsupported, "open target")
-                    .path(path)
-                    .found("a lab description")
-                    .accepted("an image file"))
-            }
-            Place::Image(path) => Ok(path),
-            Place::Memory(_) => Err(Error::new(Kind::Unsupported, "open target")
-                .found("mem:SIZE, which starts empty")
-                .accepted("an image file")),
-        }
     }
 
     /// As a value parser for the command line.
@@ -93,8 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn a_lab_is_refused_by_name() {
-        let e = Target::parse(OsStr::new("x/lab.toml")).unwrap().image().unwrap_err();
-        assert_eq!(e.to_string(), "x/lab.toml: open target: found a lab description, accepted an image file");
+    fn a_lab_and_a_running_server_are_told_by_their_form() {
+        let place = |s: &str| Target::parse(OsStr::new(s)).unwrap().place;
+        assert_eq!(place("x/lab.toml#region0"), Place::Lab("x/lab.toml".into()));
+        assert_eq!(place("unix:/run/x.sock"), Place::Running("/run/x.sock".into()));
+        assert_eq!(place("./unix:/run/x.sock"), Place::Image("./unix:/run/x.sock".into()));
     }
 }

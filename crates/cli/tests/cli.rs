@@ -42,7 +42,7 @@ fn usage_errors_end_as_ndctl_s_do() {
         &["list", "mem:x"],
         &["create", "x.img"],
         &["create", "x.img", "--size", "1MB"],
-        &["create", "x.img", "--size", "64M", "-m", "fsdax"],
+        &["create", "x.img", "--size", "64M", "-m", "blk"],
         &["create", "x.img", "--size", "64M", "-u", "nonsense"],
         &["create", "x.img", "--size", "64M", "--dimm", "0"],
         &["read-labels", "x.img", "-j", "-s", "4"],
@@ -56,7 +56,7 @@ fn usage_errors_end_as_ndctl_s_do() {
         assert!(!ran.err.is_empty(), "{args:?}");
     }
     // What is refused also names what is accepted.
-    let ran = run(["create", "x.img", "--size", "64M", "-m", "fsdax"]);
+    let ran = run(["create", "x.img", "--size", "64M", "-m", "blk"]);
     assert!(ran.err.contains("sector") && ran.err.contains("raw"), "{}", ran.err);
 }
 
@@ -69,7 +69,8 @@ fn a_failure_is_one_line_with_the_verb_and_the_low_byte_of_the_errno() {
         (vec!["serve", missing.to_str().unwrap()], 254),
         (vec!["read-labels", missing.to_str().unwrap()], 254),
         (vec!["read-infoblock", "-i", missing.to_str().unwrap()], 254),
-        (vec!["list", "lab.toml"], 161),
+        (vec!["list", "no/lab.toml"], 254),
+        (vec!["list", "unix:no.sock"], 254),
         (vec!["list", "mem:64M"], 161),
         (vec!["create", missing.to_str().unwrap(), "-s", "1000"], 234),
     ] {
@@ -89,7 +90,10 @@ fn long_options_may_be_abbreviated_and_short_ones_bundled() {
     let long = run(["list", path, "--buses", "--dimms", "--regions", "--namespaces", "--idle", "--human"]);
     assert_eq!(long.status, 0);
     assert_eq!(run(["list", path, "-BDRNiu"]).out, long.out);
-    assert_eq!(run(["list", path, "--bus", "--dim", "--reg", "--name", "--id", "--hum"]).out, long.out);
+    assert_eq!(
+        run(["list", path, "--buse", "--dimms", "--regions", "--namespaces", "--id", "--hum"]).out,
+        long.out
+    );
 }
 
 #[test]

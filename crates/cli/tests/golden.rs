@@ -165,7 +165,7 @@ fn people_get_units_hexadecimal_and_no_brackets() {
     assert_eq!(region["size"], "256.00 MiB (268.44 MB)");
     assert_eq!(region["available_size"], "48.00 MiB (50.33 MB)");
     assert_eq!(region["iset_id"], "0xba90120012b4dc");
-    assert_eq!(region["align"], 16_777_216);
+    assert_eq!(region["align"], "16.00 MiB (16.78 MB)");
     assert_eq!(
         run(["list", path, "-Du"]).json(),
         json!({ "dev": "nmem0", "id": "8680-56341200", "handle": "0x1", "phys_id": "0" })
@@ -323,7 +323,7 @@ fn labels_as_bytes_are_the_area_or_a_range_of_it() {
     assert!(run(["read-labels", path, "-O", "1K", "-s", "0x80"]).bytes == area[1024..1152]);
     assert!(run(["read-labels", path, "-O", "255K"]).bytes == area[255 << 10..]);
     let ran = run(["read-labels", path, "-O", "256K", "-s", "1"]);
-    assert_eq!(ran.status, 242, "EFAULT: {ran:?}");
+    assert_eq!((ran.status, ran.bytes.len()), (1, 0), "as every label verb: {ran:?}");
     let ran = run(["read-labels", dir.fixture("golden/base-nolabel").to_str().unwrap()]);
     assert_eq!((ran.status, ran.out.as_str()), (254, ""), "{ran:?}");
     assert!(ran.err.contains("--label-size"), "{ran:?}");

@@ -189,7 +189,8 @@ pub fn assemble(members: &[Member], cookies: &Cookies) -> Assembled {
             if !member.touches(label) {
                 continue;
             }
-            let ours = member.is_of(cookies, label) && !label.flags.contains(Flags::LOCAL);
+            // LOCAL, of block windows that are no more, is ignored: Linux 6.1 attaches such a namespace.
+            let ours = member.is_of(cookies, label);
             let wrong = judge(member, cookies, label, contested, ways);
             if ours {
                 let set = sets.entry(label.uuid).or_insert_with(|| vec![Vec::new(); ways]);
@@ -230,13 +231,6 @@ fn judge(
 ) -> Option<(FindingKind, Invalid)> {
     if let Some(detail) = contested {
         return Some((FindingKind::Overlap, detail));
-    }
-    if label.flags.contains(Flags::LOCAL) {
-        let found = format!("{:#x}", label.flags.bits());
-        return Some((
-            FindingKind::Local,
-            Invalid::new("label", "flags", 80, found, "no LOCAL (2): block windows are no more"),
-        ));
     }
     if !member.is_of(cookies, label) {
         let found = format!("{:#x}", label.isetcookie);

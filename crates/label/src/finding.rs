@@ -36,8 +36,6 @@ pub enum FindingKind {
     Overlap,
     /// Another label of the DIMM claims to be the same part of the same namespace. Neither is used.
     Duplicate,
-    /// A label of the DIMM alone, for block windows that no longer exist. Its bytes stay reserved.
-    Local,
     /// This DIMM has no label of the namespace while others have one, all of them UPDATING: its creation was cut. It does
     /// not exist until it is settled.
     HalfCreated,

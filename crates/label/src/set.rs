@@ -382,7 +382,7 @@ fn check_place(member: &Member, uuid: Uuid, part: &Range<u64>) -> Result<()> {
     }
     // All labels with this uuid are going to be replaced: those that mean something else must not be.
     let mut own = member.labels().filter(|label| label.uuid == uuid);
-    match own.find(|label| !member.touches(label) || label.flags.contains(Flags::LOCAL)) {
+    match own.find(|label| !member.touches(label)) {
         Some(other) => {
             let accepted = format!("a uuid that the label in slot {} does not have", other.slot);
             Err(refuse(Kind::Exists).accepted(accepted))

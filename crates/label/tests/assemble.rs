@@ -221,7 +221,7 @@ fn what_two_labels_claim_is_nobodys_and_their_neighbours_stay() {
 #[test]
 fn labels_of_the_dimm_alone_and_of_other_regions() {
     let mut members = set(2, &[A, B, C]);
-    edit(&mut members, 0, 2, |l| l.flags = Flags::LOCAL);
+    edit(&mut members, 0, 2, |l| l.isetcookie = 99);
     // The mapping begins at 1 MiB: a label below it is another region's, whatever it says.
     let below = Of { name: "z", at: 0, mib: 1 };
     members[1].slots.push(slot(&below, 7, 9, 9));
@@ -230,8 +230,8 @@ fn labels_of_the_dimm_alone_and_of_other_regions() {
     members[1].slots.push(slot(&Of { name: "y", at: 64, mib: 1 }, 8, 0, 1));
     let found = assemble(&members, &COOKIES);
     assert_eq!(names(&found), ["b", "a"]);
-    assert_eq!(told(&found), [(0, None, FindingKind::Missing), (0, Some(2), FindingKind::Local)]);
-    assert_eq!(found.free(), vec![16 * MIB..32 * MIB; 1], "the bytes of the local one are reserved");
+    assert_eq!(told(&found), [(0, None, FindingKind::Missing), (0, Some(2), FindingKind::Foreign)]);
+    assert_eq!(found.free(), vec![16 * MIB..32 * MIB; 1], "the bytes of another set's label are reserved");
     // Reaching over the edge it is nobody's, and reserves what it reaches.
     edit_label(&mut members[1].slots[3], |l| l.rawsize = 2 * MIB);
     let found = assemble(&members, &COOKIES);

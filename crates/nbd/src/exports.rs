@@ -133,6 +133,14 @@ impl Exports {
         Some(export.device.clone())
     }
 
+    /// Connections that use a device now.
+    #[must_use]
+    pub fn clients(&self, name: &str) -> usize {
+        let Some(export) = self.all().into_iter().find(|export| export.name == name) else { return 0 };
+        let clients = export.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.iter().filter(|client| client.strong_count() > 0).count()
+    }
+
     /// The names, in the order in which they were added.
     #[must_use]
     pub fn names(&self) -> Vec<String> {

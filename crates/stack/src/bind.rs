@@ -125,6 +125,17 @@ enum Found {
 /// As in Linux a namespace that turns out to be claimed gives [`Kind::NoDevice`] to who asked for the raw one: it is there
 /// under another name. With a generation, the call is from autodetection.
 pub(crate) fn bind_namespace(at: &At, r: u32, n: u32, generation: Option<Generation>) -> Result<()> {
+    bind_as(at, r, n, generation, None)
+}
+
+/// The same, or without a probe as the claim of one driver with settings of its own.
+pub(crate) fn bind_as(
+    at: &At,
+    r: u32,
+    n: u32,
+    generation: Option<Generation>,
+    by: Option<(usize, Settings)>,
+) -> Result<()> {
     let name = format!("namespace{r}.{n}");
     let drivers = at.inner.drivers();
     let (subject, force_raw, generation, held) = {
@@ -166,10 +177,15 @@ pub(crate) fn bind_namespace(at: &At, r: u32, n: u32, generation: Option<Generat
         (subject, force_raw, generation, held)
     };
 
-    let found = match held {
+    let found = match (by, held) {
+        (Some((driver, mut settings)), _) => drivers
+            .get(driver)
+            .ok_or_else(|| gone(&name))
+            .and_then(|d| d.attach(&subject, &mut settings))
+            .map(|attached| Found::Claimed(driver, settings, attached)),
         // Linux takes the region for one without labels, and serves all of it raw: whoever writes there destroys namespaces.
-        Some(damage) => Err(Error::new(Kind::Corrupt, "probe namespace").because(damage)),
-        None => detect(&drivers, subject, force_raw),
+        (None, Some(damage)) => Err(Error::new(Kind::Corrupt, "probe namespace").because(damage)),
+        (None, None) => detect(&drivers, subject, force_raw),
     };
 
     let mut state = at.bus.lock();

@@ -3,7 +3,7 @@
 //! changed, and what labels tell is written before the model says so.
 
 use nvstack_format::guid::ClaimClass;
-use nvstack_format::label::Name;
+use nvstack_format::label::{Name, Version};
 use nvstack_media::{Error, Kind, Result};
 use uuid::Uuid;
 
@@ -131,7 +131,11 @@ pub(crate) fn holder_class(at: &At, r: u32, n: u32, text: &str) -> Result<()> {
     let drivers = at.inner.drivers();
     let mut state = at.bus.lock();
     free(state.namespace(r, n)?, &name, "set holder_class")?;
-    let version = labels::version(&state, r);
+    // Where no label can tell the class it is not there any more at the next start, and BTT 2.0 would not be looked for.
+    let version = match state.namespace(r, n)?.kind {
+        NamespaceKind::Io => Some(Version::V1_1),
+        NamespaceKind::Pmem => labels::version(&state, r),
+    };
     let class = if text.is_empty() {
         ClaimClass::None
     } else {

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use nvstack_format::Dpa;
 use nvstack_format::guid::ClaimClass;
 use nvstack_format::label::{Name, Version};
-use nvstack_label::{LabelArea, LabelSet, Member, NamespaceLabel, SetArea};
-use nvstack_media::{Error, Kind, Media, Result};
+use nvstack_format::{Dpa, Invalid};
+use nvstack_label::{Finding, FindingKind, LabelArea, LabelSet, Member, NamespaceLabel, SetArea};
+use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
 use uuid::Uuid;
 
 use crate::model::{BusState, Dimm, Mapping};
@@ -54,6 +54,7 @@ fn in_order(mappings: &[Mapping]) -> Vec<Mapping> {
 
 /// The namespaces that a region's labels tell. A region without labels has none.
 pub(crate) fn assemble(state: &BusState, region: u32) -> Result<Assembled> {
+    let number = region;
     let name = format!("region{region}");
     let region = state.region(region)?;
     if region.nstype(&state.dimms) != 5 {
@@ -71,7 +72,8 @@ pub(crate) fn assemble(state: &BusState, region: u32) -> Result<Assembled> {
             Some(Member { version, slots, start: Dpa(m.dpa), size: m.size })
         })
         .collect();
-    let assembled = nvstack_label::assemble(&members, cookies);
+    let mut assembled = nvstack_label::assemble(&members, cookies);
+    assembled.findings.extend(nowhere(state, number, &mappings));
     let nmem = |member: usize| mappings.get(member).map_or(0, |m| m.dimm);
     Ok(Assembled {
         namespaces: assembled
@@ -90,11 +92,56 @@ pub(crate) fn assemble(state: &BusState, region: u32) -> Result<Assembled> {
             .findings
             .into_iter()
             .map(|f| {
-                let slot = f.slot.map_or(String::new(), |slot| format!(", slot {slot}"));
-                format!("nmem{}{slot}: {}", nmem(f.dimm), f.detail)
+                let dimm = nmem(f.dimm);
+                let area = state.dimms.get(&dimm).and_then(|d| d.area.as_ref());
+                let Some(slot) = f.slot else { return format!("nmem{dimm}: {}", f.detail) };
+                let at = area.and_then(|area| area.slot_offset(slot)).unwrap_or(MediaOffset(0));
+                let operation = format!("nmem{dimm}: use label in slot {slot}");
+                let error = Error::invalid(Kind::Corrupt, operation, at, f.detail);
+                area.map_or(error.to_string(), |area| format!("{error} (in {})", area.media().name()))
             })
             .collect(),
     })
+}
+
+/// Labels of bytes that are no region's, told by the first region of their DIMM.
+fn nowhere(state: &BusState, number: u32, mappings: &[Mapping]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (member, mapping) in mappings.iter().enumerate() {
+        let all = || {
+            let regions = state.regions.iter();
+            regions
+                .flat_map(|(id, r)| r.mappings.iter().map(move |m| (*id, *m)))
+                .filter(|(_, m)| m.dimm == mapping.dimm)
+        };
+        if all().map(|(id, _)| id).min() != Some(number) {
+            continue;
+        }
+        let Some(dimm) = state.dimms.get(&mapping.dimm) else { continue };
+        for label in dimm.slots.iter().filter_map(|slot| slot.label.as_ref().ok()) {
+            let somewhere = all().any(|(_, m)| {
+                label.dpa.0 < m.dpa.saturating_add(m.size)
+                    && m.dpa < label.end().0.max(label.dpa.0.saturating_add(1))
+            });
+            if !somewhere {
+                let end = all().map(|(_, m)| m.dpa.saturating_add(m.size)).max().unwrap_or(0);
+                found.push(Finding {
+                    dimm: member,
+                    slot: Some(label.slot),
+                    uuid: Some(label.uuid),
+                    kind: FindingKind::BadLabel,
+                    detail: Invalid::new(
+                        "label",
+                        "rawsize",
+                        112,
+                        format_args!("{} bytes from {}", label.rawsize, label.dpa),
+                        format_args!("bytes of a region: the DIMM's end at {end}"),
+                    ),
+                });
+            }
+        }
+    }
+    found
 }
 
 /// Works on the label areas of a region as on one, and keeps what the model knows of them up to date.

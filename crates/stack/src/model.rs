@@ -115,6 +115,8 @@ pub(crate) struct Region {
     pub(crate) numa_node: i32,
     pub(crate) target_node: Option<i32>,
     pub(crate) align: u64,
+    /// Its provider says so, or its medium was opened so.
+    pub(crate) born_read_only: bool,
     pub(crate) read_only: Arc<AtomicBool>,
     /// Its driver has it: its namespaces exist.
     pub(crate) bound: bool,

@@ -232,6 +232,27 @@ impl Stack {
         Tree::new(Arc::clone(&self.inner))
     }
 
+    /// Binds a namespace whose BTT has lost its first info block, with the help of the backup. Its disk can be read alone.
+    ///
+    /// Linux never looks at the backup (UEFI asks for it); autodetection here refuses such a namespace rather than serve it raw.
+    pub fn bind_from_backup(&self, namespace: &str) -> Result<()> {
+        let Some((at, Dev::Namespace(r, n))) = crate::tree::names::device(&self.inner, namespace) else {
+            return Err(Error::new(Kind::NotFound, "look up namespace")
+                .found(namespace)
+                .accepted("its name"));
+        };
+        let drivers = self.inner.drivers();
+        let btt = drivers.iter().position(|d| d.identity().prefix == "btt").ok_or_else(|| {
+            Error::new(Kind::Unsupported, "bind").path(namespace).found("a machine without btt")
+        })?;
+        let settings = crate::Settings::default().with(drivers::FROM_BACKUP, 1);
+        match bind::bind_as(&at, r, n, None, Some((btt, settings))) {
+            // It comes up as its claim, which is what was asked for.
+            Err(e) if e.kind() == Kind::NoDevice => Ok(()),
+            done => done,
+        }
+    }
+
     /// Marks bytes of a region as lost, in units of 512: what an injection through the platform's firmware does.
     pub fn inject_error(&self, region: &str, at: u64, len: u64) -> Result<()> {
         let (place, r) = self.region(region)?;
@@ -242,6 +263,26 @@ impl Stack {
     pub fn clear_error(&self, region: &str, at: u64, len: u64) -> Result<()> {
         let (place, r) = self.region(region)?;
         crate::poison::clear(&place, r, at, len)
+    }
+
+    /// The lost units of 512 bytes of a region, as (first, count).
+    #[must_use]
+    pub fn badblocks(&self, region: &str) -> Vec<(u64, u64)> {
+        let Ok((at, r)) = self.region(region) else { return Vec::new() };
+        let state = at.bus.lock();
+        let Ok(region) = state.region(r) else { return Vec::new() };
+        match &region.media {
+            Ok(media) => media.badblocks(nvstack_media::MediaOffset(0), region.size),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Whether a region is read-only because somebody wrote to its `read_only` attribute.
+    #[must_use]
+    pub fn is_read_only_by_choice(&self, region: &str) -> bool {
+        let Ok((at, r)) = self.region(region) else { return false };
+        let state = at.bus.lock();
+        state.region(r).is_ok_and(|region| !region.born_read_only && region.read_only.load(Ordering::Relaxed))
     }
 
     fn region(&self, name: &str) -> Result<(At, u32)> {
@@ -339,11 +380,11 @@ fn new_region(inner: &Inner, spec: RegionSpec, dimms: &[u32]) -> Region {
         let align = if spec.size < REGION_ALIGN { PAGE } else { REGION_ALIGN };
         if align.is_multiple_of(ways) { align } else { align.saturating_mul(ways) }
     });
+    let born_read_only = spec.read_only || spec.media.as_ref().is_ok_and(|m| m.read_only());
     Region {
         generation: inner.next_generation(),
-        read_only: Arc::new(AtomicBool::new(
-            spec.read_only || spec.media.as_ref().is_ok_and(|m| m.read_only()),
-        )),
+        born_read_only,
+        read_only: Arc::new(AtomicBool::new(born_read_only)),
         media: spec.media,
         start: spec.start,
         size: spec.size,

@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `nvstack serve`: namespaces as block devices over NBD.
 
-mod device;
 mod ending;
+mod exports;
 mod private;
-mod through;
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
-use nvstack_block::BlockDevice;
-use nvstack_btt::CreateOptions;
-use nvstack_format::btt::{LbaSize, Version};
-use nvstack_media::{Access, Anon, Domain, Error, Kind, Media, Result};
+use nvstack_media::{Access, Domain, Error, Kind, Result};
 use nvstack_nbd::{Exports, Limits, Listen, Server};
+use nvstack_ndctl::{CreateOptions, Lines, Mode};
+use nvstack_stack::{Event, Stack};
 use serde_json::json;
-use uuid::Uuid;
 
-use self::device::Device;
 use self::ending::Ending;
+use self::exports::{Board, make_raw};
 use self::private::PrivateDir;
 use crate::args::{Cache as CacheArg, ServeArgs};
+use crate::control::Control;
 use crate::create::{self, Recipe};
 use crate::end::{note, warn};
-use crate::image::{Image, Namespace, Personality};
 use crate::json::write_stdout;
+use crate::machine::Machine;
+use crate::sys::LocalSys;
 use crate::target::Place;
 
 const COMMAND: &str = "serve";
@@ -35,26 +36,33 @@ const COMMAND: &str = "serve";
 pub(crate) fn run(args: &ServeArgs) -> Result<u8> {
     // Before anything can be interrupted half-way: a signal from here on ends in order.
     let ending = Ending::catch()?;
-    let (devices, domain) = match args.target.target.place {
-        Place::Memory(bytes) => open_memory(bytes, args)?,
-        Place::Image(_) => open_image(args)?,
+    let machine = open(args)?;
+    let stack = machine.stack()?.clone();
+    let options = nvstack_stack::OpenOptions {
+        read_only: args.read_only,
+        cache: match args.cache {
+            CacheArg::Writeback => nvstack_btt::Cache::Writeback,
+            CacheArg::Writethrough => nvstack_btt::Cache::Writethrough,
+        },
+        zero_entries: args.zero_entries,
     };
+    let only = args.target.target.name.clone();
+    let events = stack.subscribe();
     let exports = Arc::new(Exports::new());
-    let mut tickers = Vec::new();
-    let mut first: Option<(String, u64, u32)> = None;
-    for Device { name, what, sector_size, device, ticker } in devices {
-        note(COMMAND, format_args!("{name}: {what}"));
-        first.get_or_insert((name.clone(), device.geometry().bytes(), sector_size));
-        exports.add(name, what, device)?;
-        tickers.extend(ticker);
+    let board = Arc::new(Board::new(stack.clone(), Arc::clone(&exports), options, only));
+    let first = board.fill().map_err(|e| e.path(&machine.place))?;
+    if first.is_none() && args.control.is_none() {
+        return Err(Error::new(Kind::NotFound, "serve")
+            .path(&machine.place)
+            .accepted("a healthy namespace; or --control, to make one while it runs"));
     }
-    let Some((name, size, sector_size)) = first else {
-        return Err(Error::new(Kind::NotFound, "serve").accepted("an image with a healthy namespace"));
-    };
 
     let (listen, private) = listen(args)?;
     let server = Server::bind(&listen, Arc::clone(&exports), Limits::default())?;
-    note(COMMAND, persistence(domain, args));
+    note(COMMAND, persistence(machine.domain, args));
+    let control = args.control.as_deref().map(|path| control(path, &machine, &stack, &board)).transpose()?;
+    let following = Following::start(events, Arc::clone(&board))?;
+    let (name, size, sector_size) = first.map_or((String::new(), 0, 0), |f| (f.name, f.size, f.sector_size));
     let uri = server.uri(&name);
     let line = format!("{}\n", json!({ "uri": uri, "size": size, "sector_size": sector_size }));
     announce(args, &line)?;
@@ -84,13 +92,121 @@ pub(crate) fn run(args: &ServeArgs) -> Result<u8> {
             ending.wait_for(command, &variables)
         }
     };
+    drop(control);
     handle.shutdown();
     let served =
         running.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "serve").found("a thread that panicked")));
-    drop(tickers);
+    drop(following);
+    // What clients wrote is flushed; now the disks go, then what is under them.
+    drop(board);
     drop(private);
+    let saved = machine.save();
+    machine.down();
     served?;
+    saved?;
     status
+}
+
+/// Brings the machine up as it is to be served.
+fn open(args: &ServeArgs) -> Result<Machine> {
+    match &args.target.target.place {
+        Place::Image(path) => create_if_missing(path, args)?,
+        Place::Running(_) => {
+            return Err(Error::new(Kind::Unsupported, "serve")
+                .found("what another server serves")
+                .accepted("IMAGE, LAB.toml or mem:SIZE"));
+        }
+        Place::Lab(_) | Place::Memory(_) if args.create.is_some() => {
+            return Err(Error::new(Kind::Invalid, "serve")
+                .found("--create, and no IMAGE to make")
+                .accepted("--create with IMAGE"));
+        }
+        Place::Lab(_) | Place::Memory(_) => {}
+    }
+    let access = if args.read_only { Access::ReadOnly } else { Access::ReadWrite };
+    let machine = Machine::open(&args.target, access)?;
+    let stack = machine.stack()?;
+    if let Some(name) = &args.target.target.name {
+        machine.find(name)?;
+    }
+    let chosen = args.target.target.name.clone();
+    let namespaces = || {
+        let all = Board::new(stack.clone(), Arc::default(), nvstack_stack::OpenOptions::default(), None);
+        all.namespaces().into_iter().filter(|n| chosen.as_ref().is_none_or(|c| c == n))
+    };
+    if args.raw {
+        for name in namespaces() {
+            make_raw(stack, &name)?;
+        }
+    } else if matches!(args.target.target.place, Place::Memory(_)) {
+        let sector = CreateOptions {
+            reconfigure: Some("namespace0.0".to_owned()),
+            mode: Some(Mode::Sector),
+            force: true,
+            ..CreateOptions::default()
+        };
+        let mut words = Lines::default();
+        let made = nvstack_ndctl::create(machine.sys(), &sector, &mut words)?;
+        if made.status != 0 {
+            return Err(Error::new(Kind::NoSpace, "make BTT").found(words.lines.join("; ")));
+        }
+    } else if args.read_only {
+        for name in namespaces() {
+            let why = stack.tree().read(&format!("{name}/nvstack/error")).unwrap_or_default();
+            if why.contains("backup info block that is whole") {
+                stack.bind_from_backup(&name)?;
+            }
+        }
+    }
+    machine.tell(COMMAND);
+    Ok(machine)
+}
+
+/// Offers the tree on a socket.
+fn control(path: &Path, machine: &Machine, stack: &Stack, board: &Arc<Board>) -> Result<Control> {
+    let asked = Arc::clone(board);
+    let sys = LocalSys::new(stack.clone(), machine.writable).in_use(Box::new(move |disk| asked.in_use(disk)));
+    let keeper = machine.keeper();
+    Control::start(path, Arc::new(sys), move || {
+        if let Err(e) = keeper() {
+            warn(COMMAND, e);
+        }
+    })
+}
+
+/// Keeps the exports in step with the machine until it is dropped.
+struct Following {
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Following {
+    fn start(events: Receiver<Event>, board: Arc<Board>) -> Result<Following> {
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("exports".into())
+            .spawn(move || {
+                while !stopped.load(std::sync::atomic::Ordering::Acquire) {
+                    match events.recv_timeout(Duration::from_millis(100)) {
+                        Ok(event) => board.follow(&event),
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                }
+            })
+            .map_err(|e| Error::os("start server", e))?;
+        Ok(Following { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Makes the image of `--create` if there is none.
@@ -108,55 +224,6 @@ fn create_if_missing(path: &Path, args: &ServeArgs) -> Result<()> {
         }
         Err(e) => Err(Error::os("look for image", e).path(path)),
     }
-}
-
-/// Opens the namespaces of an image: the one that is named, or all that are healthy.
-fn open_image(args: &ServeArgs) -> Result<(Vec<Device>, Domain)> {
-    let target = &args.target.target;
-    let path = target.image()?;
-    create_if_missing(path, args)?;
-    let access = if args.read_only { Access::ReadOnly } else { Access::ReadWrite };
-    let image = Image::open(path, args.target.label_size, access)?;
-    image.tell(COMMAND);
-    let chosen: Vec<&Namespace> = match target.name.as_deref() {
-        Some(name) => vec![image.namespace(name)?],
-        None => image.namespaces.iter().collect(),
-    };
-    let alone = chosen.len() == 1;
-    let mut devices = Vec::new();
-    for n in chosen {
-        match device::open(image.media(n)?, n, args) {
-            Ok(device) => devices.push(device),
-            // One that nothing else can stand in for must be served.
-            Err(e) if alone => return Err(e.path(path)),
-            Err(e) => warn(COMMAND, format_args!("{} is left out: {e}", n.name())),
-        }
-    }
-    if devices.is_empty() {
-        return Err(Error::new(Kind::NotFound, "serve")
-            .path(path)
-            .accepted("an image with a healthy namespace"));
-    }
-    Ok((devices, image.mapping().domain()))
-}
-
-/// Opens memory of our own: a new BTT in it, or its bytes.
-fn open_memory(bytes: u64, args: &ServeArgs) -> Result<(Vec<Device>, Domain)> {
-    let name = args.target.target.name.as_deref().unwrap_or("namespace0.0");
-    if name != "namespace0.0" {
-        return Err(Error::new(Kind::NotFound, "look for a namespace").found(name).accepted("namespace0.0"));
-    }
-    let media = Arc::new(Anon::new(bytes)?);
-    let domain = media.domain();
-    let n = Namespace { index: 0, start: 0, size: bytes, label: None, personality: Personality::Raw };
-    if args.raw {
-        return Ok((vec![device::open(media, &n, args)?], domain));
-    }
-    let lbasize = LbaSize::new(4096).map_err(|f| Error::new(Kind::Invalid, "make BTT").because(f))?;
-    let (version, parent) = (Version::V1_1, Uuid::nil());
-    let made = CreateOptions { version, parent, uuid: create::random_uuid()?, lbasize, overwrite: false };
-    nvstack_btt::create(&media, &made)?;
-    Ok((vec![device::sector(&n, media, device::options(&n, version, parent, args))?], domain))
 }
 
 /// Where to listen, and the directory that was made for it.

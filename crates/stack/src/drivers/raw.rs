@@ -91,7 +91,7 @@ fn unclaimed(subject: &Subject) -> Result<Option<Error>> {
         Error::invalid(Kind::Corrupt, operation, a.at, a.finding.clone())
     };
     if let Some(absence) = subject.absent.iter().find(|a| a.remains) {
-        return Ok(Some(invalid("open BTT", absence)));
+        return Ok(Some(invalid("open BTT", absence).found("a backup info block that is whole")));
     }
     let media = subject.media()?;
     for (at, signature, what) in [

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line. The words here are also the man pages.
 
+mod verbs;
+
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -11,14 +13,19 @@ use uuid::Uuid;
 
 use crate::size;
 use crate::target::Target;
+pub(crate) use verbs::*;
 
 /// The Linux NVDIMM stack as an ordinary program.
 ///
 /// Creates, inspects and serves NVDIMM images and sector-atomic (BTT) block devices on any file or memory, without
 /// NVDIMM hardware, kernel modules or root, and stays bit-compatible with Linux in both directions.
 ///
-/// TARGET is IMAGE or mem:SIZE, optionally followed by #NAME (vm.img#namespace0.0). IMAGE is a file as QEMU lays it out:
-/// persistent memory first, the label area in its last bytes. SIZE is a number of bytes, or one with k, m, g or t.
+/// TARGET is IMAGE, LAB.toml, mem:SIZE or unix:SOCKET, optionally followed by #NAME (vm.img#namespace0.0). IMAGE is a file as
+/// QEMU lays it out: persistent memory first, the label area in its last bytes. LAB.toml describes several DIMMs over files, and
+/// how they are interleaved. unix:SOCKET is what a `serve --control SOCKET` has open. SIZE is a number of bytes, or one with
+/// k, m, g or t.
+///
+/// What Linux keeps in memory (what is disabled or read-only, which bytes are lost) stands in TARGET.state beside the image.
 #[derive(Parser)]
 #[command(
     name = "nvstack",
@@ -44,8 +51,24 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Create(CreateArgs),
     List(ListArgs),
-    ReadInfoblock(InfoblockArgs),
+    CreateNamespace(CreateNamespaceArgs),
+    DestroyNamespace(DestroyArgs),
+    EnableNamespace(EnableNamespaceArgs),
+    DisableNamespace(DisableNamespaceArgs),
+    EnableRegion(EnableRegionArgs),
+    DisableRegion(DisableRegionArgs),
+    EnableDimm(EnableDimmArgs),
+    DisableDimm(DisableDimmArgs),
+    InitLabels(InitLabelsArgs),
     ReadLabels(LabelsArgs),
+    CheckLabels(CheckLabelsArgs),
+    ZeroLabels(ZeroLabelsArgs),
+    WriteLabels(WriteLabelsArgs),
+    ReadInfoblock(InfoblockArgs),
+    WriteInfoblock(WriteInfoblockArgs),
+    InjectError(InjectErrorArgs),
+    ClearErrors(ClearErrorsArgs),
+    Lab(LabArgs),
     Serve(ServeArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -57,8 +80,24 @@ impl Command {
         match self {
             Command::Create(_) => "create",
             Command::List(_) => "list",
-            Command::ReadInfoblock(_) => "read-infoblock",
+            Command::CreateNamespace(_) => "create-namespace",
+            Command::DestroyNamespace(_) => "destroy-namespace",
+            Command::EnableNamespace(_) => "enable-namespace",
+            Command::DisableNamespace(_) => "disable-namespace",
+            Command::EnableRegion(_) => "enable-region",
+            Command::DisableRegion(_) => "disable-region",
+            Command::EnableDimm(_) => "enable-dimm",
+            Command::DisableDimm(_) => "disable-dimm",
+            Command::InitLabels(_) => "init-labels",
             Command::ReadLabels(_) => "read-labels",
+            Command::CheckLabels(_) => "check-labels",
+            Command::ZeroLabels(_) => "zero-labels",
+            Command::WriteLabels(_) => "write-labels",
+            Command::ReadInfoblock(_) => "read-infoblock",
+            Command::WriteInfoblock(_) => "write-infoblock",
+            Command::InjectError(_) => "inject-error",
+            Command::ClearErrors(_) => "clear-errors",
+            Command::Lab(_) => "lab",
             Command::Serve(_) => "serve",
             Command::Completions(_) => "completions",
             Command::Man(_) => "man",
@@ -69,7 +108,7 @@ impl Command {
 /// Where to work.
 #[derive(Args)]
 pub(crate) struct TargetArgs {
-    /// IMAGE or mem:SIZE, optionally followed by #NAME.
+    /// IMAGE, LAB.toml, mem:SIZE or unix:SOCKET, optionally followed by #NAME.
     #[arg(value_parser = OsStringValueParser::new().try_map(Target::parse_os), value_hint = ValueHint::FilePath)]
     pub(crate) target: Target,
 
@@ -146,6 +185,10 @@ pub(crate) enum Mode {
     Sector,
     /// Plain persistent memory.
     Raw,
+    /// A disk whose file systems can map it (DAX).
+    Fsdax,
+    /// Memory that is mapped as a whole.
+    Devdax,
 }
 
 /// Lists what is on an image, as JSON.
@@ -155,7 +198,7 @@ pub(crate) enum Mode {
 #[derive(Args)]
 #[command(after_help = "Examples:
   nvstack list vm.img                          the namespaces
-  nvstack list vm.img -BDRN -u                 everything, for people
+  nvstack list lab.toml -BDRN -u               everything, for people
   nvstack list vm.img#namespace0.1 -v          one namespace, with the uuid of its label")]
 pub(crate) struct ListArgs {
     #[command(flatten)]
@@ -185,13 +228,53 @@ pub(crate) struct ListArgs {
     #[arg(short, long)]
     pub(crate) idle: bool,
 
+    /// Include what is configured, enabled or not.
+    #[arg(short, long)]
+    pub(crate) configured: bool,
+
+    /// Include lost bytes.
+    #[arg(short = 'M', long)]
+    pub(crate) media_errors: bool,
+
+    /// Include what a region can hold.
+    #[arg(short = 'C', long)]
+    pub(crate) capabilities: bool,
+
     /// Numbers for people: units and hexadecimal; one object alone without its brackets.
     #[arg(short = 'u', long)]
     pub(crate) human: bool,
 
-    /// More detail: the uuid of the label beside that of the claim.
+    /// More detail, with each one more: the uuid of the label beside that of the claim, NUMA nodes; everything.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    /// Only this bus (number, provider or ndbusN).
     #[arg(short, long)]
-    pub(crate) verbose: bool,
+    pub(crate) bus: Option<String>,
+
+    /// Only this region.
+    #[arg(short, long)]
+    pub(crate) region: Option<String>,
+
+    /// Only what is on this DIMM.
+    #[arg(short, long)]
+    pub(crate) dimm: Option<String>,
+
+    /// Only this namespace.
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+
+    /// Only namespaces of this mode: fsdax, devdax, sector or raw.
+    #[arg(short, long)]
+    pub(crate) mode: Option<String>,
+
+    /// Only regions of this type: pmem.
+    #[arg(short = 't', long = "type")]
+    pub(crate) kind: Option<String>,
+
+    /// Only this NUMA node.
+    #[arg(short = 'U', long)]
+    pub(crate) numa_node: Option<String>,
 }
 
 /// Reads the info blocks of namespaces.
@@ -221,6 +304,10 @@ pub(crate) struct InfoblockArgs {
     /// As -j, with offsets in hexadecimal.
     #[arg(short = 'u', long)]
     pub(crate) human: bool,
+
+    /// Only info blocks that belong to their namespace, with a good checksum.
+    #[arg(short = 'V', long)]
+    pub(crate) verify: bool,
 }
 
 /// Reads the label area.
@@ -272,7 +359,8 @@ pub(crate) struct LabelsArgs {
   nvstack serve demo.img --nbd unix:/run/demo.sock        where to listen
   nvstack serve demo.img --run 'nbdinfo $uri'             serve as long as a command runs, end with its status
   nvstack serve vm.img#namespace0.1 --read-only           one namespace, recovered in memory only
-  nvstack serve mem:1G --nbd tcp:127.0.0.1:10809          a sector-atomic device in memory")]
+  nvstack serve mem:1G --nbd tcp:127.0.0.1:10809          a sector-atomic device in memory
+  nvstack serve lab.toml --control lab.sock               and nvstack create-namespace unix:lab.sock ... meanwhile")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
@@ -303,6 +391,11 @@ pub(crate) struct ServeArgs {
     /// sectors when they are smaller than 4096 bytes, so do not use it on an image that goes back to it.
     #[arg(long)]
     pub(crate) zero_entries: bool,
+
+    /// Offer the tree of what is served on a socket at PATH: the TARGET unix:PATH then works on it with every verb. Namespaces
+    /// that are enabled become exports, those that are disabled or destroyed cease to be.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) control: Option<PathBuf>,
 
     /// Run CMD with sh -c and end with its status. It finds $uri, and $unixsocket or $port. Nothing else is printed on stdout.
     #[arg(long, value_name = "CMD")]
