@@ -440,31 +440,32 @@ pub(crate) fn unbind_region(at: &At, r: u32, grace: Duration) -> Result<()> {
         }
         state = at.bus.settled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
     }
+    // In the order of the tree: claims before namespaces. What is told of them afterwards is taken down while they are there.
+    let devices = crate::tree::names::devices_of_region(&state, r);
+    let mut released = Vec::with_capacity(devices.len());
+    for dev in devices {
+        at.tell_disk(&state, Action::Remove, dev);
+        let bound = crate::tree::names::bound_of(&state, dev).is_some();
+        released.push((dev, at.name(dev), bound, crate::tree::uevent_unbound(at, &state, dev)));
+    }
     let (claims, namespaces) = {
         let region = state.region_mut(r)?;
         (std::mem::take(&mut region.claims), std::mem::take(&mut region.namespaces))
     };
-    // In the order of the tree. While they are taken apart nobody finds them any more.
+    // While they are taken apart nobody finds them any more.
     drop(state);
-    let mut released = Vec::new();
-    for ((driver, id), claim) in claims {
-        released.push((Dev::Claim(r, driver, id), claim.bound.is_some()));
-        if let Some(bound) = claim.bound {
-            at.release(bound);
-        }
+    for bound in claims.into_values().filter_map(|claim| claim.bound) {
+        at.release(bound);
     }
-    for (id, ns) in namespaces {
-        released.push((Dev::Namespace(r, id), ns.bound.is_some()));
-        if let Some(bound) = ns.bound {
-            at.release(bound);
-        }
+    for bound in namespaces.into_values().filter_map(|ns| ns.bound) {
+        at.release(bound);
     }
     let mut state = at.bus.lock();
-    for (dev, bound) in released {
+    for (dev, name, bound, variables) in released {
         if bound {
-            at.tell(&state, Action::Unbind, dev);
+            at.tell_as(Action::Unbind, dev, name.clone(), variables.clone());
         }
-        at.tell(&state, Action::Remove, dev);
+        at.tell_as(Action::Remove, dev, name, variables);
     }
     let region = state.region_mut(r)?;
     region.namespace_seed = None;
@@ -494,10 +495,20 @@ pub(crate) fn remove_bus(at: &At, grace: Duration) -> Result<()> {
     }
     // Probes that are under way find the bus dead; those that only wait end at once.
     at.settle(Some(Instant::now() + grace));
-    let regions: Vec<(u32, bool)> = at.bus.lock().regions.iter().map(|(id, r)| (*id, r.bound)).collect();
-    for (id, bound) in regions {
-        if bound {
-            unbind_region(at, id, grace)?;
+    let regions: Vec<u32> = at.bus.lock().regions.keys().copied().collect();
+    for id in regions {
+        loop {
+            let mut state = at.bus.lock();
+            // Somebody who unbinds it just now is let finish: what he waits for would be waited for here.
+            while state.region(id).is_ok_and(|region| region.bound && region.changing) {
+                state = at.bus.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            let bound = state.region(id).is_ok_and(|region| region.bound);
+            drop(state);
+            // It fails only if somebody else was quicker.
+            if !bound || unbind_region(at, id, grace).is_ok() {
+                break;
+            }
         }
         let mut state = at.bus.lock();
         at.tell(&state, Action::Remove, Dev::Region(id));
@@ -507,10 +518,16 @@ pub(crate) fn remove_bus(at: &At, grace: Duration) -> Result<()> {
     }
     let mut state = at.bus.lock();
     for id in state.dimms.keys().copied().collect::<Vec<_>>() {
+        let dimm = state.dimm_mut(id)?;
+        if std::mem::take(&mut dimm.bound) {
+            at.tell(&state, Action::Unbind, Dev::Dimm(id));
+        }
         at.tell(&state, Action::Remove, Dev::Dimm(id));
         state.dimms.remove(&id);
         at.inner.free_dimm(id);
     }
+    let (bus, name) = (Dev::Bus(at.bus.id), at.name(Dev::Bus(at.bus.id)));
+    at.tell_as(Action::Unbind, bus, name, crate::tree::uevent_unbound(at, &state, bus));
     at.tell(&state, Action::Remove, Dev::Bus(at.bus.id));
     drop(state);
     at.inner.forget(at.bus.id);
@@ -552,7 +569,8 @@ impl At {
     pub(crate) fn ensure_seeds(&self, state: &mut BusState, r: u32) {
         let drivers = self.inner.drivers();
         let Ok(region) = state.region(r) else { return };
-        if !region.bound {
+        // One that is being taken apart gets no new ones.
+        if !region.bound || region.changing {
             return;
         }
         let labelled = region.nstype(&state.dimms) == 5;

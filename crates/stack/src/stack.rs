@@ -505,10 +505,21 @@ impl At {
     ) {
         let mut variables = crate::tree::uevent(self, state, dev);
         variables.extend(more);
+        self.tell_as(action, dev, self.name(dev), variables);
+    }
+
+    /// Tells an event of a device that may be gone from the model already.
+    pub(crate) fn tell_as(
+        &self,
+        action: Action,
+        dev: Dev,
+        name: String,
+        variables: Vec<(&'static str, String)>,
+    ) {
         self.inner.events.tell(Event {
             sequence: 0,
             action,
-            name: self.name(dev),
+            name,
             devpath: format!("/{}", self.path(dev)),
             subsystem: "nd",
             variables,

@@ -330,3 +330,10 @@ pub(crate) fn uevent(at: &At, state: &BusState, dev: Dev) -> Vec<(&'static str, 
     variables.push(("MODALIAS", format!("nd:t{}", attrs::device_number(&view))));
     variables
 }
+
+/// The same once no driver has the device any more.
+pub(crate) fn uevent_unbound(at: &At, state: &BusState, dev: Dev) -> Vec<(&'static str, String)> {
+    let mut variables = uevent(at, state, dev);
+    variables.retain(|(key, _)| *key != "DRIVER");
+    variables
+}
