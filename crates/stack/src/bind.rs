@@ -552,11 +552,18 @@ impl At {
 
     /// A driver's hold, with a number for its disk.
     fn bound(&self, driver: usize, attached: Box<dyn Attached>) -> Bound {
-        Bound { attached: Arc::from(attached), driver, minor: self.inner.new_disk(), disk: None }
+        Bound {
+            attached: Arc::from(attached),
+            driver,
+            minor: self.inner.new_disk(),
+            disk: None,
+            opening: Arc::default(),
+        }
     }
 
-    /// Ends a driver's hold: requests in flight are waited for, and what it had is given back.
+    /// Ends a driver's hold: requests in flight, and who is opening the disk, are waited for, and what it had is given back.
     pub(crate) fn release(&self, bound: Bound) {
+        drop(bound.opening.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(disk) = bound.disk {
             disk.close();
         }

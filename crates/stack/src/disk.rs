@@ -3,13 +3,13 @@
 
 use std::any::Any;
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use nvstack_block::{BlockDevice, ByteAccess, Extent, Gate, Geometry, Lba, PageAccess, WriteFlags};
 use nvstack_media::{Error, Kind, Result};
 
-use crate::model::{Bound, Dev, Generation};
+use crate::model::{Bound, BusState, Dev, Generation};
 use crate::personality::OpenOptions;
 use crate::stack::{At, Inner, Opened};
 
@@ -62,37 +62,29 @@ pub(crate) fn find(inner: &Arc<Inner>, name: &str) -> Result<(At, Dev)> {
 pub(crate) fn open(inner: &Arc<Inner>, name: &str, options: &OpenOptions) -> Result<Opened> {
     let (at, dev) = find(inner, name)?;
     let device_name = at.name(dev);
-    let (attached, generation, read_only, lock) = {
+    let (opening, generation) = {
         let state = at.bus.lock();
-        let region_read_only = |r: u32| state.region(r).map(|r| Arc::clone(&r.read_only));
-        let (generation, bound, lock, error) = match dev {
-            Dev::Namespace(r, n) => {
-                let ns = state.namespace(r, n)?;
-                (ns.generation, ns.bound.as_ref(), region_read_only(r)?, ns.error.as_ref())
-            }
-            Dev::Claim(r, driver, n) => {
-                let claim = state.claim(r, driver, n)?;
-                (claim.generation, claim.bound.as_ref(), region_read_only(r)?, None)
-            }
-            _ => {
-                return Err(Error::new(Kind::Unsupported, "open disk")
-                    .path(device_name)
-                    .accepted("a namespace or its claim"));
-            }
-        };
-        let Some(bound) = bound else {
-            let refusal = Error::new(Kind::NoDevice, "open disk").path(device_name);
-            return Err(match error {
-                Some(error) => refusal.because(error.to_string()),
-                None => refusal.found("a disabled device").accepted("one with its driver"),
-            });
-        };
+        let (bound, generation, _) = bound_to_open(&at, &state, dev)?;
         if let Some(disk) = &bound.disk {
             return join(disk, &device_name, options);
         }
-        (Arc::clone(&bound.attached), generation, options.read_only || lock.load(Ordering::Relaxed), lock)
+        (Arc::clone(&bound.opening), generation)
     };
-    // Slow, so not under the lock. Two who do this at once find out below; the second one's is closed again.
+    // One at a time: a second writer on the same bytes would undo what the first one has written meanwhile. Who unbinds the
+    // device waits for it.
+    let _opening = opening.lock().unwrap_or_else(PoisonError::into_inner);
+    let (attached, read_only, lock) = {
+        let state = at.bus.lock();
+        let (bound, now, lock) = bound_to_open(&at, &state, dev)?;
+        if now != generation || !Arc::ptr_eq(&bound.opening, &opening) {
+            return Err(crate::model::gone(device_name));
+        }
+        if let Some(disk) = &bound.disk {
+            return join(disk, &device_name, options);
+        }
+        (Arc::clone(&bound.attached), options.read_only || lock.load(Ordering::Relaxed), lock)
+    };
+    // Slow, so not under the bus's lock.
     let how = OpenOptions { read_only, ..options.clone() };
     let disk = attached.open(&device_name, &how)?;
     let sector_size = attached.sector_size().unwrap_or_else(|| disk.device.geometry().sector_size);
@@ -104,27 +96,51 @@ pub(crate) fn open(inner: &Arc<Inner>, name: &str, options: &OpenOptions) -> Res
         read_only,
         keep: disk.keep,
     };
+    let out = opened.opened();
     let mut state = at.bus.lock();
-    match bound_of(&mut state, dev, generation) {
-        Some(bound) => match &bound.disk {
-            Some(earlier) => {
-                let joined = join(earlier, &device_name, options);
-                drop(state);
-                opened.close();
-                joined
-            }
-            None => {
-                let out = opened.opened();
-                bound.disk = Some(opened);
-                Ok(out)
-            }
-        },
+    match bound_of(&mut state, dev, generation).filter(|bound| Arc::ptr_eq(&bound.opening, &opening)) {
+        Some(bound) => {
+            bound.disk = Some(opened);
+            Ok(out)
+        }
         None => {
             drop(state);
             opened.close();
             Err(crate::model::gone(device_name))
         }
     }
+}
+
+/// The driver's hold on a device whose disk is to be opened, the life of the device, and the `read_only` of its region.
+fn bound_to_open<'a>(
+    at: &At,
+    state: &'a BusState,
+    dev: Dev,
+) -> Result<(&'a Bound, Generation, Arc<AtomicBool>)> {
+    let region_read_only = |r: u32| state.region(r).map(|r| Arc::clone(&r.read_only));
+    let (generation, bound, lock, error) = match dev {
+        Dev::Namespace(r, n) => {
+            let ns = state.namespace(r, n)?;
+            (ns.generation, ns.bound.as_ref(), region_read_only(r)?, ns.error.as_ref())
+        }
+        Dev::Claim(r, driver, n) => {
+            let claim = state.claim(r, driver, n)?;
+            (claim.generation, claim.bound.as_ref(), region_read_only(r)?, None)
+        }
+        _ => {
+            return Err(Error::new(Kind::Unsupported, "open disk")
+                .path(at.name(dev))
+                .accepted("a namespace or its claim"));
+        }
+    };
+    let bound = bound.ok_or_else(|| {
+        let refusal = Error::new(Kind::NoDevice, "open disk").path(at.name(dev));
+        match error {
+            Some(error) => refusal.because(error.to_string()),
+            None => refusal.found("a disabled device").accepted("one with its driver"),
+        }
+    })?;
+    Ok((bound, generation, lock))
 }
 
 /// One more handle on a disk that is open.
@@ -138,7 +154,7 @@ fn join(disk: &OpenDisk, name: &str, options: &OpenOptions) -> Result<Opened> {
     Ok(disk.opened())
 }
 
-fn bound_of(state: &mut crate::model::BusState, dev: Dev, generation: Generation) -> Option<&mut Bound> {
+fn bound_of(state: &mut BusState, dev: Dev, generation: Generation) -> Option<&mut Bound> {
     if state.dead {
         return None;
     }

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use nvstack_format::Cookies;
 use nvstack_format::guid::ClaimClass;
@@ -199,6 +199,8 @@ pub(crate) struct Bound {
     pub(crate) minor: u32,
     /// The disk, once somebody opened it.
     pub(crate) disk: Option<OpenDisk>,
+    /// Held by who opens the disk.
+    pub(crate) opening: Arc<Mutex<()>>,
 }
 
 impl BusState {
