@@ -51,13 +51,9 @@ pub(crate) fn parse_bool(name: &str, what: &str, text: &str) -> Result<bool> {
     }
 }
 
-/// Changes a namespace and, where it has labels, these first. If they can't be written nothing has changed.
-fn change(at: &At, r: u32, n: u32, how: impl FnOnce(&mut Namespace)) -> Result<()> {
-    let mut state = at.bus.lock();
-    change_locked(&mut state, r, n, how)
-}
-
-fn change_locked(state: &mut BusState, r: u32, n: u32, how: impl FnOnce(&mut Namespace)) -> Result<()> {
+/// Changes a namespace and, where it has labels, these first. If they can't be written nothing has changed. Whether it may be
+/// changed is asked under the same lock.
+fn change(state: &mut BusState, r: u32, n: u32, how: impl FnOnce(&mut Namespace)) -> Result<()> {
     let ns = state.namespace_mut(r, n)?;
     let before = (ns.uuid, ns.name.clone(), ns.lbasize, ns.class, ns.start, ns.size);
     how(ns);
@@ -97,7 +93,7 @@ pub(crate) fn namespace_uuid(at: &At, r: u32, n: u32, text: &str) -> Result<()> 
         // lets it happen.
         return Err(busy(&name, "set uuid", "a namespace that has bytes; size 0 comes first"));
     }
-    change_locked(&mut state, r, n, |ns| ns.uuid = Some(uuid))
+    change(&mut state, r, n, |ns| ns.uuid = Some(uuid))
 }
 
 /// `alt_name`.
@@ -107,8 +103,9 @@ pub(crate) fn alt_name(at: &At, r: u32, n: u32, text: &str) -> Result<()> {
     if text.len() > 63 || Name::new(text).is_err() {
         return Err(refuse(&name, "set alt_name", text, "at most 63 bytes"));
     }
-    free(at.bus.lock().namespace(r, n)?, &name, "set alt_name")?;
-    change(at, r, n, |ns| text.clone_into(&mut ns.name))
+    let mut state = at.bus.lock();
+    free(state.namespace(r, n)?, &name, "set alt_name")?;
+    change(&mut state, r, n, |ns| text.clone_into(&mut ns.name))
 }
 
 /// Sector sizes of a namespace's own.
@@ -117,12 +114,13 @@ pub(crate) const NAMESPACE_SECTORS: [u64; 2] = [512, 4096];
 /// `sector_size` of a namespace.
 pub(crate) fn sector_size(at: &At, r: u32, n: u32, text: &str) -> Result<()> {
     let name = at.name(Dev::Namespace(r, n));
-    free(at.bus.lock().namespace(r, n)?, &name, "set sector_size")?;
+    let mut state = at.bus.lock();
+    free(state.namespace(r, n)?, &name, "set sector_size")?;
     let value = parse_number(&name, "sector_size", text)?;
     if value != 0 && !NAMESPACE_SECTORS.contains(&value) {
         return Err(refuse(&name, "set sector_size", text, "512 or 4096"));
     }
-    change(at, r, n, |ns| ns.lbasize = value)
+    change(&mut state, r, n, |ns| ns.lbasize = value)
 }
 
 /// `holder_class`.
@@ -152,7 +150,7 @@ pub(crate) fn holder_class(at: &At, r: u32, n: u32, text: &str) -> Result<()> {
         };
         driver.class(version)
     };
-    change_locked(&mut state, r, n, |ns| ns.class = class)
+    change(&mut state, r, n, |ns| ns.class = class)
 }
 
 /// `size`: allocates, grows, shrinks, and with 0 deletes.
@@ -200,7 +198,7 @@ pub(crate) fn size(at: &At, r: u32, n: u32, text: &str) -> Result<()> {
             .found(format_args!("{wanted} bytes"))
             .accepted(format_args!("at most {most} in one piece; {total} of region{r} are free in all")));
     };
-    change_locked(&mut state, r, n, |ns| {
+    change(&mut state, r, n, |ns| {
         ns.start = place.saturating_mul(ways);
         ns.size = wanted;
     })?;
