@@ -261,14 +261,14 @@ impl Tree {
                 (name, tail) if name == at.name(Dev::Control(n)) => Some((Dev::Control(n), tail.to_owned())),
                 _ => None,
             },
-            (Dev::Bus(_) | Dev::Region(_), name) => {
-                names::device(&self.inner, name).map(|(_, dev)| (dev, tail.to_owned()))
-            }
+            (Dev::Bus(_) | Dev::Region(_), name) => names::device(&self.inner, name)
+                .filter(|(of, child)| {
+                    Arc::ptr_eq(&of.bus, &at.bus) && names::parent(&at, *child) == Some(dev)
+                })
+                .map(|(_, child)| (child, tail.to_owned())),
             _ => None,
         };
-        if let Some((child, tail)) = child
-            && child != dev
-        {
+        if let Some((child, tail)) = child {
             return self.inside(at, child, &tail, depth);
         }
         // Links on the way.

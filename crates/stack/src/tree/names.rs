@@ -48,6 +48,15 @@ pub(crate) fn device(inner: &Arc<Inner>, name: &str) -> Option<(At, Dev)> {
     }
 }
 
+/// The device in whose directory another one stands, of those below a bus.
+pub(crate) fn parent(at: &At, dev: Dev) -> Option<Dev> {
+    match dev {
+        Dev::Bus(_) | Dev::Control(_) => None,
+        Dev::Dimm(_) | Dev::Region(_) => Some(Dev::Bus(at.bus.id)),
+        Dev::Namespace(r, _) | Dev::Claim(r, ..) => Some(Dev::Region(r)),
+    }
+}
+
 pub(crate) fn exists(state: &BusState, dev: Dev) -> bool {
     match dev {
         Dev::Bus(_) | Dev::Control(_) => true,
