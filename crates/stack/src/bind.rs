@@ -138,6 +138,7 @@ pub(crate) fn bind_as(
 ) -> Result<()> {
     let name = format!("namespace{r}.{n}");
     let drivers = at.inner.drivers();
+    let autodetected = generation.is_some();
     let (subject, force_raw, generation, held) = {
         let mut state = at.bus.lock();
         if state.dead {
@@ -240,8 +241,10 @@ pub(crate) fn bind_as(
         }
         Ok(Found::Refused(error)) | Err(error) => {
             let told = error.to_string();
-            let region = state.region_mut(r)?;
-            region.initial.1 = region.initial.1.saturating_sub(1);
+            if autodetected {
+                let region = state.region_mut(r)?;
+                region.initial.1 = region.initial.1.saturating_sub(1);
+            }
             let kind = error.kind();
             state.namespace_mut(r, n)?.error = Some(error);
             at.tell_more(&state, Action::Change, Dev::Namespace(r, n), vec![("ERROR", told.clone())]);
@@ -313,7 +316,7 @@ fn bind_claim(at: &At, r: u32, d: usize, id: u32) -> Result<()> {
     let dev = Dev::Claim(r, d, id);
     let name = at.name(dev);
     let driver = at.inner.driver(d).ok_or_else(|| gone(&name))?;
-    let (subject, mut settings, generation, n) = {
+    let (subject, mut settings, generation, n, of_namespace) = {
         let mut state = at.bus.lock();
         if state.dead {
             return Err(gone(name));
@@ -335,17 +338,21 @@ fn bind_claim(at: &At, r: u32, d: usize, id: u32) -> Result<()> {
         if ns.bound.is_some() || ns.changing {
             return Err(busy(&name, "bind", format_args!("namespace{r}.{n} in use")));
         }
+        let of_namespace = ns.generation;
         let subject = subject(at, &state, r, n)?;
         let (settings, generation) = (claim.settings.clone(), claim.generation);
         state.claim_mut(r, d, id)?.changing = true;
         state.namespace_mut(r, n)?.changing = true;
-        (subject, settings, generation, n)
+        (subject, settings, generation, n, of_namespace)
     };
 
     let attached = driver.attach(&subject, &mut settings);
 
     let mut state = at.bus.lock();
-    if let Ok(ns) = state.namespace_mut(r, n) {
+    // One of the same name that came meanwhile is no business of ours.
+    if let Ok(ns) = state.namespace_mut(r, n)
+        && ns.generation == of_namespace
+    {
         ns.changing = false;
     }
     at.bus.settled.notify_all();
