@@ -2,16 +2,16 @@
 //! Disks: opened once, handed out any number of times, closed under whoever holds them.
 
 use std::any::Any;
-use std::io::{IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use nvstack_block::{BlockDevice, ByteAccess, Extent, Gate, Geometry, Lba, PageAccess, WriteFlags};
-use nvstack_media::{Error, Kind, Result};
+use nvstack_block::{BlockDevice, Gate};
+use nvstack_media::{Error, Kind, Media, Result};
 
 use crate::model::{Bound, BusState, Dev, Generation};
 use crate::personality::OpenOptions;
 use crate::stack::{At, Inner, Opened};
+use crate::switch::Switched;
 
 /// A disk that somebody opened.
 pub(crate) struct OpenDisk {
@@ -73,7 +73,7 @@ pub(crate) fn open(inner: &Arc<Inner>, name: &str, options: &OpenOptions) -> Res
     // One at a time: a second writer on the same bytes would undo what the first one has written meanwhile. Who unbinds the
     // device waits for it.
     let _opening = opening.lock().unwrap_or_else(PoisonError::into_inner);
-    let (attached, read_only, lock) = {
+    let (attached, read_only, lock, media) = {
         let state = at.bus.lock();
         let (bound, now, lock) = bound_to_open(&at, &state, dev)?;
         if now != generation || !Arc::ptr_eq(&bound.opening, &opening) {
@@ -82,13 +82,14 @@ pub(crate) fn open(inner: &Arc<Inner>, name: &str, options: &OpenOptions) -> Res
         if let Some(disk) = &bound.disk {
             return join(disk, &device_name, options);
         }
-        (Arc::clone(&bound.attached), options.read_only || lock.load(Ordering::Relaxed), lock)
+        let media = region_media(&state, dev).ok_or_else(|| crate::model::gone(&device_name))?;
+        (Arc::clone(&bound.attached), options.read_only || lock.load(Ordering::Relaxed), lock, media)
     };
     // Slow, so not under the bus's lock.
     let how = OpenOptions { read_only, ..options.clone() };
     let disk = attached.open(&device_name, &how)?;
     let sector_size = attached.sector_size().unwrap_or_else(|| disk.device.geometry().sector_size);
-    let guarded = ReadOnlySwitch { device: disk.device, switch: lock };
+    let guarded = Switched::new(disk.device, lock, media, healed(&at, dev));
     let opened = OpenDisk {
         gate: Arc::new(Gate::new(Arc::new(guarded), &device_name)),
         note: disk.note,
@@ -143,6 +144,24 @@ fn bound_to_open<'a>(
     Ok((bound, generation, lock))
 }
 
+/// The bytes of a device's region.
+fn region_media(state: &BusState, dev: Dev) -> Option<Arc<dyn Media>> {
+    let (Dev::Namespace(r, _) | Dev::Claim(r, ..)) = dev else { return None };
+    state.region(r).ok()?.media.as_ref().ok().map(Arc::clone)
+}
+
+/// What is to be done when a write through a device's disk has healed bytes. It keeps neither machine nor bus.
+fn healed(at: &At, dev: Dev) -> Arc<dyn Fn() + Send + Sync> {
+    let (inner, bus) = (Arc::downgrade(&at.inner), Arc::downgrade(&at.bus));
+    Arc::new(move || {
+        if let (Some(inner), Some(bus), Dev::Namespace(r, _) | Dev::Claim(r, ..)) =
+            (inner.upgrade(), bus.upgrade(), dev)
+        {
+            crate::poison::revalidate(&At { inner, bus }, r);
+        }
+    })
+}
+
 /// One more handle on a disk that is open.
 fn join(disk: &OpenDisk, name: &str, options: &OpenOptions) -> Result<Opened> {
     if disk.read_only && !options.read_only {
@@ -168,61 +187,5 @@ fn bound_of(state: &mut BusState, dev: Dev, generation: Generation) -> Option<&m
             claim.bound.as_mut()
         }
         _ => None,
-    }
-}
-
-/// Writes pass as long as the region's `read_only` attribute is 0.
-struct ReadOnlySwitch {
-    device: Arc<dyn BlockDevice>,
-    switch: Arc<AtomicBool>,
-}
-
-impl ReadOnlySwitch {
-    fn writable(&self, operation: &'static str) -> Result<()> {
-        if self.switch.load(Ordering::Relaxed) {
-            return Err(Error::new(Kind::ReadOnly, operation)
-                .path(self.device.name())
-                .found("its region read-only")
-                .accepted("0 in the region's read_only attribute"));
-        }
-        Ok(())
-    }
-}
-
-impl BlockDevice for ReadOnlySwitch {
-    fn name(&self) -> String {
-        self.device.name()
-    }
-    fn geometry(&self) -> Geometry {
-        let geometry = self.device.geometry();
-        Geometry { read_only: geometry.read_only || self.switch.load(Ordering::Relaxed), ..geometry }
-    }
-    fn read(&self, at: Lba, into: &mut [IoSliceMut<'_>]) -> Result<()> {
-        self.device.read(at, into)
-    }
-    fn write(&self, at: Lba, from: &[IoSlice<'_>], flags: WriteFlags) -> Result<()> {
-        self.writable("write")?;
-        self.device.write(at, from, flags)
-    }
-    fn flush(&self) -> Result<()> {
-        self.device.flush()
-    }
-    fn write_zeroes(&self, at: Lba, sectors: u64, flags: WriteFlags) -> Result<()> {
-        self.writable("write zeroes")?;
-        self.device.write_zeroes(at, sectors, flags)
-    }
-    fn discard(&self, at: Lba, sectors: u64) -> Result<()> {
-        self.writable("discard")?;
-        self.device.discard(at, sectors)
-    }
-    fn extents(&self, at: Lba, sectors: u64, found: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
-        self.device.extents(at, sectors, found)
-    }
-    fn bytes(&self) -> Result<&dyn ByteAccess> {
-        // The switch is of the disk, as Linux's is; the device itself refuses if it was opened read-only.
-        self.device.bytes()
-    }
-    fn pages(&self) -> Result<&dyn PageAccess> {
-        self.device.pages()
     }
 }

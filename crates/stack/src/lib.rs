@@ -27,6 +27,7 @@ pub mod provider;
 mod space;
 mod spec;
 mod stack;
+mod switch;
 mod tree;
 
 pub use abi::AbiEntry;

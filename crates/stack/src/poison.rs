@@ -21,18 +21,23 @@ fn media(at: &At, r: u32) -> Result<Arc<dyn Media>> {
 /// Marks bytes of a region as lost, from `start` on, in units of 512.
 pub(crate) fn inject(at: &At, r: u32, start: u64, len: u64) -> Result<()> {
     media(at, r)?.inject_poison(MediaOffset(start), len)?;
-    revalidate(at, r)
+    revalidate(at, r);
+    Ok(())
 }
 
 /// Heals the units of 512 bytes that lie wholly in a range of a region. Their contents are what they were.
 pub(crate) fn clear(at: &At, r: u32, start: u64, len: u64) -> Result<()> {
     media(at, r)?.clear_poison(MediaOffset(start), len)?;
-    revalidate(at, r)
+    revalidate(at, r);
+    Ok(())
 }
 
 /// Wakes who polls the lists of bad blocks of a region and of what is on it.
-fn revalidate(at: &At, r: u32) -> Result<()> {
+pub(crate) fn revalidate(at: &At, r: u32) {
     let state = at.bus.lock();
+    if state.region(r).is_err() {
+        return;
+    }
     let region = at.name(Dev::Region(r));
     at.inner.events.changed(&format!("{region}/badblocks"));
     for dev in crate::tree::names::devices_of_region(&state, r) {
@@ -41,5 +46,4 @@ fn revalidate(at: &At, r: u32) -> Result<()> {
         }
     }
     at.tell_more(&state, Action::Change, Dev::Region(r), vec![("ATTRIBUTE", "badblocks".to_owned())]);
-    Ok(())
 }
