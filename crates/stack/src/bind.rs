@@ -186,7 +186,7 @@ pub(crate) fn bind_as(
             .map(|attached| Found::Claimed(driver, settings, attached)),
         // Linux takes the region for one without labels, and serves all of it raw: whoever writes there destroys namespaces.
         (None, Some(damage)) => Err(Error::new(Kind::Corrupt, "probe namespace").because(damage)),
-        (None, None) => detect(&drivers, subject, force_raw),
+        (None, None) => contained(&name, || detect(&drivers, subject, force_raw)),
     };
 
     let mut state = at.bus.lock();
@@ -251,6 +251,13 @@ pub(crate) fn bind_as(
             Err(Error::new(kind, "bind").path(name).because(told))
         }
     }
+}
+
+/// Runs a driver's own code. One that panics fails its device, and no other.
+pub(crate) fn contained<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::new(Kind::Io, "run driver").path(name).found("a driver that panicked"))
+    })
 }
 
 /// Asks the drivers in their order. Whoever finds his own is attached at once.
@@ -346,7 +353,7 @@ fn bind_claim(at: &At, r: u32, d: usize, id: u32) -> Result<()> {
         (subject, settings, generation, n, of_namespace)
     };
 
-    let attached = driver.attach(&subject, &mut settings);
+    let attached = contained(&name, || driver.attach(&subject, &mut settings));
 
     let mut state = at.bus.lock();
     // One of the same name that came meanwhile is no business of ours.

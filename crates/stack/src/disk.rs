@@ -87,7 +87,7 @@ pub(crate) fn open(inner: &Arc<Inner>, name: &str, options: &OpenOptions) -> Res
     };
     // Slow, so not under the bus's lock.
     let how = OpenOptions { read_only, ..options.clone() };
-    let disk = attached.open(&device_name, &how)?;
+    let disk = crate::bind::contained(&device_name, || attached.open(&device_name, &how))?;
     let sector_size = attached.sector_size().unwrap_or_else(|| disk.device.geometry().sector_size);
     let guarded = Switched::new(disk.device, lock, media, healed(&at, dev));
     let opened = OpenDisk {
