@@ -93,7 +93,7 @@ impl Machine {
         let mut domain = None;
         let mut buses = Vec::with_capacity(lab.buses.len());
         for bus in lab.buses {
-            buses.push(bus_of(bus, path, &mut domain));
+            buses.push(bus_of(bus, path, &mut domain)?);
         }
         let writable = access == Access::ReadWrite;
         Machine::up(buses, Some(path), path.to_path_buf(), domain.unwrap_or(Domain::Memory), writable)
@@ -292,7 +292,10 @@ impl Machine {
 }
 
 /// A bus of a lab as the device model takes it.
-fn bus_of(bus: OpenBus, path: &Path, domain: &mut Option<Domain>) -> BusSpec {
+///
+/// A DIMM whose file is missing or no good is there without its bytes. One that somebody else has open is no reason to go on
+/// without it: [`Kind::Busy`].
+fn bus_of(bus: OpenBus, path: &Path, domain: &mut Option<Domain>) -> Result<BusSpec> {
     let nfit = bus.provider == "ACPI.NFIT";
     let provider = if nfit { Provider::Nfit } else { Provider::Platform(bus.provider) };
     let mut dimms = Vec::with_capacity(bus.dimms.len());
@@ -314,10 +317,8 @@ fn bus_of(bus: OpenBus, path: &Path, domain: &mut Option<Domain>) -> BusSpec {
         });
         let (labels, fault) = match dimm.parts {
             Ok(parts) => (parts.labels, None),
-            Err(error) => {
-                end::warn("open", format_args!("{}: {}: {error}", path.display(), dimm.name));
-                (None, Some(error))
-            }
+            Err(error) if error.kind() == Kind::Busy => return Err(error),
+            Err(error) => (None, Some(error)),
         };
         dimms.push(DimmSpec { identity, labels, fault });
     }
@@ -365,5 +366,5 @@ fn bus_of(bus: OpenBus, path: &Path, domain: &mut Option<Domain>) -> BusSpec {
             target_node: Some(region.target_node),
         });
     }
-    BusSpec { provider, dimms, regions, idle: Idle::default() }
+    Ok(BusSpec { provider, dimms, regions, idle: Idle::default() })
 }

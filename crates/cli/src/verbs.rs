@@ -185,7 +185,8 @@ pub(crate) fn create_namespace(args: &CreateNamespaceArgs) -> Result<u8> {
         verbose: args.verbose,
     };
     if args.dry_run {
-        let machine = look("create-namespace", &args.target)?;
+        // Where nothing could be written there is no plan: opened as for the real thing, and nothing is stored.
+        let machine = Machine::open(&args.target, Access::ReadWrite)?;
         let outcome =
             nvstack_ndctl::create(machine.sys(), &options, &mut Words { command: "create-namespace" })?;
         write_stdout(outcome.text().as_bytes())?;
