@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The unit lane: the workspace's own tests, its formatting, its lints, its documentation.
+//! The unit lane: the workspace's own tests, its formatting, its lints, its documentation; and the same of the examples, which
+//! are workspaces of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +20,7 @@ pub(crate) fn run(lane: &mut Lane, packages: &Packages) -> Result<()> {
         succeed(cargo(["fmt", "--all", "--check"]).env_remove("CARGO_TARGET_DIR"), LIMIT)?;
         Ok("every file is formatted")
     });
-    lane.case("cargo test --workspace", tests);
+    lane.case("cargo test --workspace", || tests(&mut cargo(["test", "--workspace", "--no-fail-fast"])));
     lane.case("cargo clippy", || {
         succeed(
             &mut cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
@@ -32,7 +33,25 @@ pub(crate) fn run(lane: &mut Lane, packages: &Packages) -> Result<()> {
         succeed(doc.env("RUSTDOCFLAGS", "-D warnings"), LIMIT)?;
         Ok("the documentation builds without a warning")
     });
+    lane.case("examples/checksum", || example("examples/checksum/Cargo.toml"));
     Ok(())
+}
+
+/// An example: built, tested and judged as the workspace is, in a folder of its own below the workspace's target.
+fn example(manifest: &str) -> Result<String> {
+    let run = |args: &[&str]| {
+        let mut command = cargo([]);
+        let (action, options) = args.split_first().ok_or("nothing to run")?;
+        command.args([*action, "--manifest-path", manifest]).args(options);
+        command.env("CARGO_TARGET_DIR", target().join("examples")).env("RUSTDOCFLAGS", "-D warnings");
+        Ok::<Command, crate::report::Failure>(command)
+    };
+    succeed(&mut run(&["fmt", "--check"])?, LIMIT)?;
+    let told = tests(&mut run(&["test", "--no-fail-fast"])?)?;
+    succeed(&mut run(&["run", "--quiet"])?, LIMIT)?;
+    succeed(&mut run(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"])?, LIMIT)?;
+    succeed(&mut run(&["doc", "--quiet", "--no-deps"])?, LIMIT)?;
+    Ok(told)
 }
 
 /// The folder of the workspace.
@@ -54,9 +73,9 @@ pub(crate) fn cargo<const N: usize>(args: [&str; N]) -> Command {
     cargo
 }
 
-fn tests() -> Result<String> {
+fn tests(command: &mut Command) -> Result<String> {
     let started = Instant::now();
-    let ran = process::run(&mut cargo(["test", "--workspace", "--no-fail-fast"]), LIMIT)?;
+    let ran = process::run(command, LIMIT)?;
     let (passed, failed, ignored) = tally(&ran.stdout);
     ensure(ran.status.success(), || {
         let failures: Vec<&str> = ran
