@@ -45,6 +45,9 @@ enum Chore {
         /// Paired rounds of each measurement
         #[arg(long, default_value_t = 7)]
         rounds: usize,
+        /// Run this part only; the others' figures in BENCHMARKS.md stay as they are
+        #[arg(long, value_enum)]
+        part: Option<bench::Part>,
         /// Write BENCHMARKS.md
         #[arg(long)]
         write: bool,
@@ -70,8 +73,8 @@ enum LaneName {
 fn main() -> ExitCode {
     match Args::parse().chore {
         Chore::Test { lane, no_install } => test(&lane, no_install),
-        Chore::Bench { rounds, write } => {
-            match bench::run(&bench::Options { rounds, write }, &mut Packages::new(true)) {
+        Chore::Bench { rounds, part, write } => {
+            match bench::run(&bench::Options { rounds, part, write }, &mut Packages::new(true)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("bench: {error}");

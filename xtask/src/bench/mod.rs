@@ -2,6 +2,7 @@
 //! Benchmarks: side by side, in one run, as medians of paired rounds. `cargo xtask bench` prints the tables, and with
 //! `--write` puts them into `BENCHMARKS.md`.
 
+mod bus;
 mod client;
 mod engines;
 mod servers;
@@ -10,33 +11,85 @@ mod stats;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use clap::ValueEnum;
+
 use crate::packages::{BENCH, Packages};
 use crate::report::{Context, Result};
 
 /// Where the media lie: memory, so that the engines are measured and not a disk.
 const FOLDER: &str = "/dev/shm";
+/// Where the figures go.
+const FILE: &str = "BENCHMARKS.md";
 
 /// What to run.
 pub(crate) struct Options {
     /// Paired rounds.
     pub(crate) rounds: usize,
+    /// This part alone.
+    pub(crate) part: Option<Part>,
     /// Write `BENCHMARKS.md` in the current folder.
     pub(crate) write: bool,
 }
 
-/// Runs all of it.
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// The block engines beside libpmemblk
+    Engines,
+    /// The server beside nbdkit and qemu-nbd
+    Servers,
+    /// A bus with many namespaces
+    Bus,
+}
+
+/// Runs it.
 pub(crate) fn run(options: &Options, packages: &mut Packages) -> Result<()> {
-    packages.provide(BENCH)?;
     let folder = tempfile::tempdir_in(FOLDER).context(FOLDER)?;
-    let mut text = String::from(PREFACE);
-    let _ = writeln!(text, "{}\n", machine());
-    text.push_str(&engines::run(folder.path(), options.rounds)?);
-    text.push_str(&servers::run(folder.path(), options.rounds)?);
-    print!("{text}");
+    if options.part != Some(Part::Bus) {
+        packages.provide(BENCH)?;
+    }
+    let measure = |part| match part {
+        Part::Engines => engines::run(folder.path(), options.rounds),
+        Part::Servers => servers::run(folder.path(), options.rounds),
+        Part::Bus => bus::run(options.rounds),
+    };
+    let text = match options.part {
+        None => {
+            let mut text = String::from(PREFACE);
+            let _ = writeln!(text, "{}\n", machine());
+            let parts = Part::value_variants().iter().map(|part| measure(*part));
+            let tables: Vec<String> = parts.collect::<Result<_>>()?;
+            text + tables.join("\n").as_str()
+        }
+        Some(part) => {
+            let section = measure(part)?;
+            print!("{section}");
+            let before = std::fs::read_to_string(FILE).unwrap_or_default();
+            with_section(&before, &section)
+        }
+    };
+    if options.part.is_none() {
+        print!("{text}");
+    }
     if options.write {
-        std::fs::write("BENCHMARKS.md", text).context("BENCHMARKS.md")?;
+        std::fs::write(FILE, text).context(FILE)?;
     }
     Ok(())
+}
+
+/// A text in which a section, from its `## ` on, stands in place of the one with the same heading, or at the end.
+fn with_section(text: &str, section: &str) -> String {
+    let heading = section.lines().next().unwrap_or_default();
+    let section = section.trim_end();
+    let Some(from) = text.lines().position(|line| line == heading) else {
+        return format!("{}\n\n{section}\n", text.trim_end());
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let (before, rest) = lines.split_at(from);
+    let next = rest.iter().skip(1).position(|line| line.starts_with("## ")).map(|n| n + 1);
+    let after =
+        next.map_or(String::new(), |n| format!("\n{}\n", rest.get(n..).unwrap_or_default().join("\n")));
+    format!("{}\n{section}\n{after}", before.join("\n"))
 }
 
 const PREFACE: &str = "\
@@ -74,4 +127,18 @@ fn filled_file(path: &Path, bytes: u64) -> Result<()> {
         file.write_all(&zeros).context(path.display())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_takes_the_place_of_its_like() {
+        let text = "# Head\n\n## A\n\nold a\n\n## B\n\nold b\n";
+        let with = |section| with_section(text, section);
+        assert_eq!(with("## A\n\nnew\n\n"), "# Head\n\n## A\n\nnew\n\n## B\n\nold b\n");
+        assert_eq!(with("## B\n\nnew\n"), "# Head\n\n## A\n\nold a\n\n## B\n\nnew\n");
+        assert_eq!(with("## C\n\nnew\n"), "# Head\n\n## A\n\nold a\n\n## B\n\nold b\n\n## C\n\nnew\n");
+    }
 }
