@@ -261,13 +261,24 @@ pub(crate) fn busy(name: &str, operation: &'static str, found: impl fmt::Display
     Error::new(Kind::Busy, operation).path(name).found(found).accepted("a device without driver or claim")
 }
 
-/// The lowest number that is free.
+/// The lowest number that is free, of those in use in rising order.
 pub(crate) fn lowest_free(used: impl Iterator<Item = u32>) -> u32 {
-    let used: std::collections::BTreeSet<u32> = used.collect();
-    (0..).find(|n| !used.contains(n)).unwrap_or(u32::MAX)
+    used.zip(0..).take_while(|(used, n)| used == n).last().map_or(0, |(_, n)| n.saturating_add(1))
 }
 
 /// Where a provider's devices stand below `/sys`.
 pub(crate) fn bus_path(provider: &Provider, id: u32) -> String {
     format!("devices/{}/ndbus{id}", provider.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lowest_free;
+
+    #[test]
+    fn the_lowest_number_that_is_free_is_taken() {
+        for (used, free) in [(&[][..], 0), (&[0, 1, 2], 3), (&[1, 2], 0), (&[0, 1, 3, 4], 2), (&[5], 0)] {
+            assert_eq!(lowest_free(used.iter().copied()), free, "{used:?}");
+        }
+    }
 }
