@@ -62,9 +62,13 @@ pub(crate) fn run(options: &Options, packages: &mut Packages) -> Result<()> {
             text + tables.join("\n").as_str()
         }
         Some(part) => {
-            let section = measure(part)?;
-            print!("{section}");
+            let mut section = measure(part)?;
             let before = std::fs::read_to_string(FILE).unwrap_or_default();
+            // The head of the file tells of the machine that all of it ran on.
+            if !before.contains(&machine()) {
+                section = format!("{}\n\n{}\n", section.trim_end(), machine());
+            }
+            print!("{section}");
             with_section(&before, &section)
         }
     };
