@@ -2,12 +2,21 @@
 //! What the tests of the model share: machines as ndctl's measurements had them, and ndctl's stores.
 #![allow(dead_code, unreachable_pub)]
 
-use std::io::IoSlice;
-use std::sync::Arc;
+pub mod hooked;
+pub mod outside;
 
-use nvstack_media::{Anon, Media, MediaOffset, Part};
-use nvstack_stack::provider::ImageProvider;
-use nvstack_stack::{BusSpec, Result, Stack, Tree};
+use std::io::{IoSlice, IoSliceMut, Read};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use nvstack_block::{BlockDevice, Lba, WriteFlags};
+use nvstack_format::{SetMember, cookies};
+use nvstack_media::{Anon, Interleave, Kind, Media, MediaOffset, Part};
+use nvstack_stack::provider::{ImageProvider, QEMU_START};
+use nvstack_stack::{
+    Action, BusSpec, DimmSpec, Event, Identity, Idle, MappingSpec, OpenOptions, Provider, RegionSpec, Result,
+    Stack, Tree,
+};
 
 pub const MIB: u64 = 1 << 20;
 
@@ -45,7 +54,7 @@ pub fn bind(tree: &Tree, dev: &str) -> Result<()> {
     for (driver, _) in tree.list("bus/nd/drivers").unwrap() {
         match tree.write(&format!("bus/nd/drivers/{driver}/bind"), &format!("{dev}\0")) {
             Ok(()) => return Ok(()),
-            Err(e) if last.is_ok() || e.kind() != nvstack_stack::Kind::Unrecognised => last = Err(e),
+            Err(e) if last.is_ok() || e.kind() != Kind::Unrecognised => last = Err(e),
             Err(_) => {}
         }
     }
@@ -65,9 +74,9 @@ pub fn destroy(stack: &Stack, ns: &str, claim: Option<&str>) {
     tree.write(&format!("{ns}/holder_class"), "\0").unwrap();
     tree.write(&format!("{ns}/force_raw"), "1\n\0").unwrap();
     bind(&tree, ns).unwrap();
-    let disk = stack.open(ns, &nvstack_stack::OpenOptions::default()).unwrap();
+    let disk = stack.open(ns, &OpenOptions::default()).unwrap();
     let zeros = vec![0u8; 8192];
-    disk.write(nvstack_block::Lba(0), &[IoSlice::new(&zeros)], nvstack_block::WriteFlags::FUA).unwrap();
+    disk.write(Lba(0), &[IoSlice::new(&zeros)], WriteFlags::FUA).unwrap();
     drop(disk);
     tree.write(&format!("{ns}/force_raw"), "0\n\0").unwrap();
     unbind(&tree, ns).unwrap();
@@ -120,4 +129,131 @@ pub fn create(tree: &Tree, region: &str, mode: &str, uuid: u128, size: u64) -> (
     tree.write(&format!("{seed}/namespace"), &format!("{ns}\0")).unwrap();
     bind(tree, &seed).unwrap();
     (ns, Some(seed))
+}
+
+/// A label area of its own, initialised.
+pub fn labels() -> Arc<dyn Media> {
+    let area: Arc<dyn Media> = Arc::new(Anon::new(128 << 10).unwrap());
+    nvstack_label::LabelArea::init(Arc::clone(&area), nvstack_format::label::Version::V1_2).unwrap();
+    area
+}
+
+/// A bus of one region over `media`, with labels beside it.
+pub fn labelled(media: Arc<dyn Media>, labels: Arc<dyn Media>) -> BusSpec {
+    BusSpec {
+        provider: Provider::Nfit,
+        dimms: vec![DimmSpec { identity: Some(Identity::qemu(1)), labels: Some(labels), fault: None }],
+        regions: vec![RegionSpec::of_dimm(0, media, QEMU_START, cookies(&[SetMember::qemu(0)]))],
+        idle: Idle::default(),
+    }
+}
+
+/// A bus of regions without labels, one for each medium.
+pub fn ranges(media: impl IntoIterator<Item = Arc<dyn Media>>) -> BusSpec {
+    let mut start = QEMU_START;
+    let mut regions = Vec::new();
+    for media in media {
+        let len = media.len();
+        regions.push(RegionSpec::of_range(media, start));
+        start += len.next_multiple_of(1 << 30);
+    }
+    BusSpec {
+        provider: Provider::Platform("e820".to_owned()),
+        dimms: Vec::new(),
+        regions,
+        idle: Idle::default(),
+    }
+}
+
+/// A bus of one interleave set of `ways` DIMMs of `size` bytes each.
+pub fn set(ways: u32, size: u64, areas: &[Arc<dyn Media>]) -> BusSpec {
+    let members: Vec<Arc<dyn Media>> =
+        (0..ways).map(|_| Arc::new(Anon::new(size).unwrap()) as Arc<dyn Media>).collect();
+    let set: Vec<SetMember> = (0..ways).map(SetMember::qemu).collect();
+    let striped: Arc<dyn Media> = Arc::new(Interleave::new(members, 256).unwrap());
+    let mappings = (0..ways)
+        .map(|n| MappingSpec { dimm: n as usize, dpa: 0, size, position: u16::try_from(n).unwrap() })
+        .collect();
+    BusSpec {
+        provider: Provider::Nfit,
+        dimms: (0..ways)
+            .map(|n| DimmSpec {
+                identity: Some(Identity::qemu(n + 1)),
+                labels: Some(Arc::clone(&areas[n as usize])),
+                fault: None,
+            })
+            .collect(),
+        regions: vec![RegionSpec { mappings, ..RegionSpec::of_dimm(0, striped, QEMU_START, cookies(&set)) }],
+        idle: Idle::default(),
+    }
+}
+
+/// All bytes of a medium.
+pub fn contents(media: &dyn Media) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(media.len()).unwrap()];
+    media.read(MediaOffset(0), &mut bytes).unwrap();
+    bytes
+}
+
+pub fn open(stack: &Stack, name: &str) -> Arc<dyn BlockDevice> {
+    stack.open(name, &OpenOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+pub fn read(disk: &dyn BlockDevice, lba: u64) -> Result<Vec<u8>> {
+    let mut sector = vec![0; disk.geometry().sector_size as usize];
+    disk.read(Lba(lba), &mut [IoSliceMut::new(&mut sector)])?;
+    Ok(sector)
+}
+
+pub fn write(disk: &dyn BlockDevice, lba: u64, byte: u8) -> Result<()> {
+    let sector = vec![byte; disk.geometry().sector_size as usize];
+    disk.write(Lba(lba), &[IoSlice::new(&sector)], WriteFlags::empty())
+}
+
+/// What a refusal is: its kind, and its words.
+#[track_caller]
+pub fn refused<T>(outcome: Result<T>, kind: Kind, words: &[&str]) {
+    let Err(error) = outcome else { panic!("not refused; expected {kind:?}") };
+    assert_eq!(error.kind(), kind, "{error}");
+    let text = error.to_string();
+    for word in words {
+        assert!(text.contains(word), "{word:?} not in: {text}");
+    }
+}
+
+/// All events until now.
+pub fn told(events: &Receiver<Event>) -> Vec<Event> {
+    events.try_iter().collect()
+}
+
+/// Their actions and names.
+pub fn acts(events: &[Event]) -> Vec<(Action, &str)> {
+    events.iter().map(|e| (e.action, e.name.as_str())).collect()
+}
+
+/// A variable of an event.
+pub fn variable<'a>(event: &'a Event, key: &str) -> Option<&'a str> {
+    event.variables.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str())
+}
+
+/// Configures a btt seed.
+pub fn btt_seed(tree: &Tree, seed: &str, uuid: u128, sector: u32, ns: &str) {
+    tree.write(&format!("{seed}/uuid"), &uuid::Uuid::from_u128(uuid).to_string()).unwrap();
+    tree.write(&format!("{seed}/sector_size"), &sector.to_string()).unwrap();
+    tree.write(&format!("{seed}/namespace"), ns).unwrap();
+}
+
+pub fn fixture(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+/// An image of those that Linux made or read, in memory.
+pub fn fixture_image(name: &str) -> Arc<dyn Media> {
+    let path = fixture(name);
+    let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut bytes = Vec::new();
+    ruzstd::decoding::StreamingDecoder::new(file).unwrap().read_to_end(&mut bytes).unwrap();
+    let media = Anon::new(bytes.len() as u64).unwrap();
+    media.store(MediaOffset(0), &bytes).unwrap();
+    Arc::new(media)
 }
