@@ -541,8 +541,9 @@ pub(crate) fn remove_bus(at: &At, grace: Duration) -> Result<()> {
         at.inner.free_dimm(id);
     }
     let (bus, name) = (Dev::Bus(at.bus.id), at.name(Dev::Bus(at.bus.id)));
-    at.tell_as(Action::Unbind, bus, name, crate::tree::uevent_unbound(at, &state, bus));
-    at.tell(&state, Action::Remove, Dev::Bus(at.bus.id));
+    let variables = crate::tree::uevent_unbound(at, &state, bus);
+    at.tell_as(Action::Unbind, bus, name.clone(), variables.clone());
+    at.tell_as(Action::Remove, bus, name, variables);
     drop(state);
     at.inner.forget(at.bus.id);
     Ok(())
