@@ -382,31 +382,38 @@ fn bind_claim(at: &At, r: u32, d: usize, id: u32) -> Result<()> {
     Ok(())
 }
 
+/// Takes a driver's hold, if there is one, and marks the device.
+fn take(bound: &mut Option<Bound>, changing: &mut bool) -> Option<Bound> {
+    let taken = bound.take();
+    *changing = taken.is_some();
+    taken
+}
+
 /// Unbinds a namespace or a claim. The claim stays: it can be bound again.
 fn unbind_device(at: &At, dev: Dev) -> Result<()> {
     let name = at.name(dev);
     let bound = {
         let mut state = at.bus.lock();
-        let (slot, changing) = match dev {
-            Dev::Namespace(r, n) => {
-                let ns = state.namespace_mut(r, n)?;
-                (&mut ns.bound, &mut ns.changing)
-            }
-            Dev::Claim(r, d, n) => {
-                let claim = state.claim_mut(r, d, n)?;
-                (&mut claim.bound, &mut claim.changing)
-            }
+        let changing = match dev {
+            Dev::Namespace(r, n) => state.namespace(r, n)?.changing,
+            Dev::Claim(r, d, n) => state.claim(r, d, n)?.changing,
             _ => return Err(gone(name)),
         };
-        if *changing {
+        if changing {
             return Err(busy(&name, "unbind", "a device that is being changed"));
         }
-        let Some(bound) = slot.take() else {
-            return Err(Error::new(Kind::Unrecognised, "unbind").path(name).found("no driver"));
-        };
-        *changing = true;
+        // While it is still there to be told of.
         at.tell_disk(&state, Action::Remove, dev);
-        bound
+        let bound = match dev {
+            Dev::Namespace(r, n) => {
+                state.namespace_mut(r, n).ok().and_then(|ns| take(&mut ns.bound, &mut ns.changing))
+            }
+            Dev::Claim(r, d, n) => {
+                state.claim_mut(r, d, n).ok().and_then(|c| take(&mut c.bound, &mut c.changing))
+            }
+            _ => None,
+        };
+        bound.ok_or_else(|| Error::new(Kind::Unrecognised, "unbind").path(&name).found("no driver"))?
     };
     at.release(bound);
     let mut state = at.bus.lock();
