@@ -5,7 +5,8 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use common::{Dice, Sim, read, write};
 use nvstack_block::{BlockDevice, Direction, ExtentFlags, Lba, Page, PageState, WriteFlags};
@@ -235,7 +236,7 @@ fn a_power_cut_leaves_old_blocks_new_blocks_or_errors() {
             write(&device, lba, &[lba as u8; 512]).unwrap();
         }
         media.drain().unwrap();
-        sim.cut(&mut || 0)
+        sim.cut(8, &mut || 0)
     };
     let mut fuse = 0;
     loop {
@@ -245,8 +246,8 @@ fn a_power_cut_leaves_old_blocks_new_blocks_or_errors() {
         sim.set_fuse(fuse);
         let done = workload(&device).is_ok();
         drop(device);
-        for _ in 0..6 {
-            let image = sim.cut(&mut || dice.roll());
+        for grain in [8, 8, 8, 512, 512, 512, 512, 512, 512] {
+            let image = sim.cut(grain, &mut || dice.roll());
             for opened_for_writing in [false, true] {
                 let media: Arc<dyn Media> = Arc::new(Sim::new(image.clone()));
                 assert_eq!(Superblock::find(&media, Uuid::nil()).unwrap(), Found::Superblock(made, true));
@@ -257,6 +258,10 @@ fn a_power_cut_leaves_old_blocks_new_blocks_or_errors() {
                         Ok(block) if block == [after(*lba); 512] => new += 1,
                         Ok(block) if block == [*was; 512] && !done => old += 1,
                         Err(e) if e.kind() == Kind::Corrupt && [2, 3].contains(lba) && !done => {
+                            // Only what is neither the old block nor the new one.
+                            let at = made.layout.block(*lba).0 as usize;
+                            let there = &image[at..at + 512];
+                            assert!(there != [*was; 512] && there != [after(*lba); 512], "fuse {fuse}: {e}");
                             torn += 1;
                             if opened_for_writing {
                                 write(&device, *lba, &[9; 512]).unwrap();
@@ -274,4 +279,72 @@ fn a_power_cut_leaves_old_blocks_new_blocks_or_errors() {
         fuse += 1;
     }
     assert!(old > 0 && new > 0 && torn > 0, "{old} old, {new} new, {torn} torn after {fuse} steps");
+}
+
+/// A write that failed half-way leaves the old checksum known, for the one that follows, wherever that is cut.
+#[test]
+fn a_write_after_one_that_failed_can_be_cut_too() {
+    let sim = Arc::new(Sim::new(vec![0; MIN_SIZE as usize]));
+    let media: Arc<dyn Media> = sim.clone();
+    let device = fresh(&media, 512);
+    write(&device, 8, &[1; 512]).unwrap();
+    for attempt in 2..5 {
+        // The entry and its drain; then the power is off for the data.
+        sim.set_fuse(2);
+        assert_eq!(write(&device, 8, &[attempt; 512]).unwrap_err().kind(), Kind::Io);
+        sim.set_fuse(u64::MAX);
+        assert_eq!(read(&device, 8).unwrap(), [1; 512]);
+    }
+    let after_cut = |image| {
+        let media: Arc<dyn Media> = Arc::new(Sim::new(image));
+        read(&open(&media, &superblock(512)), 8).unwrap()
+    };
+    assert_eq!(after_cut(sim.cut(8, &mut || 0)), [1; 512]);
+    write(&device, 8, &[5; 512]).unwrap();
+    assert_eq!(after_cut(sim.cut(8, &mut || 0)), [5; 512]);
+}
+
+#[test]
+fn a_block_is_not_written_while_it_is_read() {
+    let sim = Arc::new(Sim::new(vec![0; MIN_SIZE as usize]));
+    let media: Arc<dyn Media> = sim.clone();
+    let device = Arc::new(fresh(&media, 512));
+    write(&*device, 1, &[1; 512]).unwrap();
+    let (done, written) = mpsc::channel();
+    let writer = Arc::clone(&device);
+    // When the checksums have been read and the data has not: whoever writes now waits for the reader.
+    sim.before_data(Box::new(move || {
+        std::thread::spawn(move || {
+            write(&*writer, 1, &[2; 512]).unwrap();
+            done.send(()).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(50));
+    }));
+    assert_eq!(read(&*device, 1).unwrap(), [1; 512]);
+    written.recv().unwrap();
+    assert_eq!(read(&*device, 1).unwrap(), [2; 512]);
+}
+
+#[test]
+fn readers_and_writers_of_the_same_blocks_do_not_disturb_each_other() {
+    let media = anon();
+    let device = fresh(&media, 4096);
+    write(&device, 0, &[0; 4 * 4096]).unwrap();
+    std::thread::scope(|scope| {
+        let device = &device;
+        for fill in 1..4u8 {
+            // From different blocks on, so that their locks overlap.
+            scope.spawn(move || {
+                for _ in 0..400 {
+                    write(device, u64::from(fill), &[fill; 70 * 4096]).unwrap();
+                }
+            });
+        }
+        scope.spawn(move || {
+            for turn in 0..4000 {
+                let block = read(device, 1 + turn % 70).unwrap();
+                assert!(block.iter().all(|byte| *byte == block[0]));
+            }
+        });
+    });
 }

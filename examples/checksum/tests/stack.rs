@@ -120,8 +120,12 @@ fn a_device_is_made_through_the_tree_and_the_seed_replaced() {
 fn it_is_found_again_when_its_bus_comes_back() {
     for version in [Version::V1_1, Version::V1_2] {
         let image = image(version);
+        // The namespace had a life before, and its bytes are still there.
+        image.store(MediaOffset(0), &vec![0xff; 1 << 20]).unwrap();
         let (stack, bus) = machine(&image);
         create(&stack.tree());
+        let class = if version == Version::V1_1 { "" } else { "crc" };
+        assert_eq!(get(&stack.tree(), "namespace0.0/holder_class"), class);
         write(&open(&stack, "pmem0c"), 5, &[5; 512]).unwrap();
         stack.unregister(bus).unwrap();
 
@@ -197,6 +201,32 @@ fn whoever_holds_its_disk_loses_it_with_the_device() {
     stack.unregister(bus).unwrap();
     assert_eq!(write(&disk, 1, &[2; 512]).unwrap_err().kind(), Kind::Gone);
     assert!(tree.walk().iter().all(|(path, _)| !path.contains("crc0.")));
+}
+
+#[test]
+fn a_damaged_superblock_is_rewritten_when_the_disk_is_opened_for_writing() {
+    let image = image(Version::V1_2);
+    let (stack, bus) = machine(&image);
+    create(&stack.tree());
+    stack.unregister(bus).unwrap();
+    let at = MediaOffset(4096 + 50);
+    image.store(at, &[0xff]).unwrap();
+    register(&stack, &image);
+    let byte = || {
+        let mut byte = [0];
+        image.read(at, &mut byte).unwrap();
+        byte[0]
+    };
+    let options = |read_only| OpenOptions { read_only, ..OpenOptions::default() };
+    let opened = stack.open_described("pmem0c", &options(true)).unwrap();
+    assert_eq!((opened.note.as_str(), byte()), ("512-byte blocks with checksums", 0xff));
+    let holder = get(&stack.tree(), "namespace0.0/holder");
+    for action in ["unbind", "bind"] {
+        stack.tree().write(&format!("bus/nd/drivers/nd_crc/{action}"), &holder).unwrap();
+    }
+    let opened = stack.open_described("pmem0c", &options(false)).unwrap();
+    assert!(opened.note.ends_with("a damaged copy of the superblock rewritten"), "{}", opened.note);
+    assert_eq!(byte(), 0);
 }
 
 #[test]

@@ -22,8 +22,8 @@ struct State {
     unflushed: BTreeSet<usize>,
     /// So many more stores and drains happen; then the power is off.
     fuse: u64,
-    steps: u64,
-    lost: BTreeSet<u64>,
+    /// Done once, before a block or more is read.
+    before_data: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// Persistent memory behind the CPU's caches. It remembers what a power cut could take.
@@ -37,8 +37,7 @@ impl Sim {
             pending: Vec::new(),
             unflushed: BTreeSet::new(),
             fuse: u64::MAX,
-            steps: 0,
-            lost: BTreeSet::new(),
+            before_data: None,
         }))
     }
 
@@ -47,25 +46,23 @@ impl Sim {
         self.0.lock().unwrap().fuse = steps;
     }
 
-    pub fn steps(&self) -> u64 {
-        self.0.lock().unwrap().steps
+    /// Does something once, before the next read of a block or more.
+    pub fn before_data(&self, work: Box<dyn FnOnce() + Send>) {
+        self.0.lock().unwrap().before_data = Some(work);
     }
 
-    /// Loses a unit of 512 bytes.
-    pub fn lose(&self, unit: u64) {
-        self.0.lock().unwrap().lost.insert(unit);
-    }
-
-    /// What a power cut now could leave: of each unit any value that it had since it was last surely written.
-    pub fn cut(&self, choose: &mut dyn FnMut() -> usize) -> Vec<u8> {
+    /// What a power cut now could leave: of each unit any value that it had since it was last surely written. The units of
+    /// each `grain` bytes go together: so blocks are torn or not.
+    pub fn cut(&self, grain: usize, choose: &mut dyn FnMut() -> usize) -> Vec<u8> {
         let state = self.0.lock().unwrap();
         let mut image = state.durable.clone();
         let mut values: BTreeMap<usize, Vec<[u8; UNIT]>> = BTreeMap::new();
         for (at, value) in &state.pending {
             values.entry(*at).or_default().push(*value);
         }
+        let mut chosen = BTreeMap::new();
         for (at, values) in values {
-            let pick = choose() % (values.len() + 1);
+            let pick = *chosen.entry(at / grain).or_insert_with(&mut *choose) % (values.len() + 1);
             if pick > 0 {
                 image[at..at + UNIT].copy_from_slice(&values[pick - 1]);
             }
@@ -85,11 +82,6 @@ impl Sim {
                 state.unflushed.insert(unit * UNIT);
             }
         }
-        let (first, end) = (start as u64, (start + from.len()) as u64);
-        state.lost.retain(|unit| unit * 512 < first || (unit + 1) * 512 > end);
-        if state.lost.range(first / 512..end.div_ceil(512)).next().is_some() {
-            return Err(Error::new(Kind::Poison, "store").at(at));
-        }
         Ok(())
     }
 }
@@ -99,7 +91,6 @@ fn step(state: &mut State) -> Result<()> {
         return Err(Error::new(Kind::Io, "power is off"));
     }
     state.fuse -= 1;
-    state.steps += 1;
     Ok(())
 }
 
@@ -122,12 +113,12 @@ impl Media for Sim {
         Domain::Cache
     }
     fn read(&self, at: MediaOffset, into: &mut [u8]) -> Result<()> {
+        let work = self.0.lock().unwrap().before_data.take_if(|_| into.len() >= 512);
+        if let Some(work) = work {
+            work();
+        }
         let state = self.0.lock().unwrap();
         let start = range(&state, at, into.len())?;
-        let units = at.0 / 512..(at.0 + into.len() as u64).div_ceil(512);
-        if state.lost.range(units).next().is_some() {
-            return Err(Error::new(Kind::Poison, "read").at(at));
-        }
         into.copy_from_slice(&state.now[start..start + into.len()]);
         Ok(())
     }
@@ -174,9 +165,8 @@ impl Media for Sim {
         }
         Ok(())
     }
-    fn badblocks(&self, at: MediaOffset, len: u64) -> Vec<(u64, u64)> {
-        let units = at.0 / 512..(at.0 + len).div_ceil(512);
-        self.0.lock().unwrap().lost.range(units).map(|unit| (*unit, 1)).collect()
+    fn badblocks(&self, _: MediaOffset, _: u64) -> Vec<(u64, u64)> {
+        Vec::new()
     }
     fn name(&self) -> String {
         "sim".into()
