@@ -277,6 +277,7 @@ fn s7_r20_a_late_driver_finds_its_device_gone() {
     tree.write(&format!("{seed}/uuid"), &uuid::Uuid::from_u128(5).to_string()).unwrap();
     tree.write(&format!("{seed}/namespace"), &ns).unwrap();
     std::thread::scope(|scope| {
+        let _open = (attach.opened_at_end(), probes.opened_at_end());
         let late = scope.spawn(|| bind(&tree, &seed));
         attach.wait_for(1);
         // Configuring and unbinding what is being bound is refused meanwhile.
@@ -332,6 +333,7 @@ fn s7_a_disk_is_opened_once_and_not_after_its_end() {
     bind(&tree, "crc0.0").unwrap();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _open = door.opened_at_end();
         let first: Vec<_> = (0..4).map(|_| scope.spawn(|| open(&stack, "crc0.0"))).collect();
         door.wait_for(1);
         std::thread::sleep(Duration::from_millis(20));
@@ -379,6 +381,7 @@ fn s7_a_bus_goes_beside_who_unbinds_a_region_of_it() {
     let disk = open(&stack, "namespace0.0");
     door.close();
     std::thread::scope(|scope| {
+        let _open = door.opened_at_end();
         let writer = scope.spawn(|| write(&*disk, 1024, 1));
         door.wait_for(1);
         let region = scope.spawn(|| unbind(&tree, "region0"));

@@ -41,6 +41,7 @@ fn s9_r12_registering_returns_before_the_probes_end() {
     assert!(!acts(&told_before).contains(&(Action::Bind, "namespace0.0")));
     // The attribute that ndctl waits by waits, too.
     std::thread::scope(|scope| {
+        let _open = door.opened_at_end();
         let over = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&over);
         let tree = &tree;

@@ -82,6 +82,12 @@ impl Door {
         changed.notify_all();
     }
 
+    /// Opens it when this is dropped, so that a test that fails ends.
+    #[must_use]
+    pub fn opened_at_end(&self) -> OpenAtEnd {
+        OpenAtEnd(self.clone())
+    }
+
     pub fn close(&self) {
         self.0.0.lock().unwrap().open = false;
     }
@@ -93,6 +99,14 @@ impl Door {
         while state.waiting < waiting {
             state = changed.wait(state).unwrap();
         }
+    }
+}
+
+pub struct OpenAtEnd(Door);
+
+impl Drop for OpenAtEnd {
+    fn drop(&mut self) {
+        self.0.open();
     }
 }
 
