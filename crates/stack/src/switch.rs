@@ -118,7 +118,7 @@ impl ByteAccess for Switched {
         let inside = self.device.bytes()?;
         match bytes {
             Bytes::Read(_) => inside.rw_bytes(at, bytes, flags),
-            Bytes::Write(from) if from.is_empty() => inside.rw_bytes(at, bytes, flags),
+            Bytes::Write([]) => inside.rw_bytes(at, bytes, flags),
             Bytes::Write(_) => {
                 self.writable("rw_bytes")?;
                 self.switch.healing(|| inside.rw_bytes(at, bytes, flags))

@@ -261,7 +261,7 @@ fn s7_r20_a_late_driver_finds_its_device_gone() {
             let (probes, hold) = (probes.clone(), Arc::clone(&hold));
             move |_| {
                 if hold.load(Ordering::Acquire) {
-                    probes.pass()
+                    probes.pass();
                 }
             }
         }),
