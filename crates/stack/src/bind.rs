@@ -194,11 +194,11 @@ pub(crate) fn bind_as(
     if !alive {
         drop(state);
         drop(found);
-        at.bus.settled.notify_all();
+        at.bus.freed.notify_all();
         return Err(gone(name));
     }
     state.namespace_mut(r, n)?.changing = false;
-    at.bus.settled.notify_all();
+    at.bus.freed.notify_all();
     match found {
         Ok(Found::InPlace(driver, attached)) => {
             let bound = at.bound(driver, attached);
@@ -362,7 +362,7 @@ fn bind_claim(at: &At, r: u32, d: usize, id: u32) -> Result<()> {
     {
         ns.changing = false;
     }
-    at.bus.settled.notify_all();
+    at.bus.freed.notify_all();
     let alive = !state.dead && state.claim(r, d, id).is_ok_and(|c| c.generation == generation);
     if !alive {
         drop(state);
@@ -430,7 +430,7 @@ fn unbind_device(at: &At, dev: Dev) -> Result<()> {
         }
         _ => {}
     }
-    at.bus.settled.notify_all();
+    at.bus.freed.notify_all();
     at.tell(&state, Action::Unbind, dev);
     Ok(())
 }
@@ -459,7 +459,7 @@ pub(crate) fn unbind_region(at: &At, r: u32, grace: Duration) -> Result<()> {
         if left.is_zero() {
             break;
         }
-        state = at.bus.settled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        state = at.bus.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
     }
     // In the order of the tree: claims before namespaces. What is told of them afterwards is taken down while they are there.
     let devices = crate::tree::names::devices_of_region(&state, r);
@@ -500,7 +500,7 @@ pub(crate) fn unbind_region(at: &At, r: u32, grace: Duration) -> Result<()> {
             dimm.busy = dimm.busy.saturating_sub(1);
         }
     }
-    at.bus.settled.notify_all();
+    at.bus.freed.notify_all();
     at.tell(&state, Action::Unbind, Dev::Region(r));
     Ok(())
 }
@@ -522,7 +522,7 @@ pub(crate) fn remove_bus(at: &At, grace: Duration) -> Result<()> {
             let mut state = at.bus.lock();
             // Somebody who unbinds it just now is let finish: what he waits for would be waited for here.
             while state.region(id).is_ok_and(|region| region.bound && region.changing) {
-                state = at.bus.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = at.bus.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             let bound = state.region(id).is_ok_and(|region| region.bound);
             drop(state);

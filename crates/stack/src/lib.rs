@@ -32,6 +32,12 @@ mod tree;
 
 pub use abi::AbiEntry;
 pub use events::{Action, Event};
+// With these a driver from outside needs no other crate of ours.
+pub use nvstack_block as block;
+pub use nvstack_btt::Cache;
+pub use nvstack_format::guid::ClaimClass;
+pub use nvstack_format::label::Version as LabelVersion;
+pub use nvstack_media as media;
 pub use nvstack_media::{Error, Kind, Result};
 pub use personality::{
     Absence, Attached, Attribute, Disk, Identity as DriverIdentity, OpenOptions, Personality, Probed,

@@ -51,8 +51,10 @@ pub(crate) struct Bus {
     pub(crate) generation: Generation,
     pub(crate) provider: Provider,
     pub(crate) state: Mutex<BusState>,
-    /// Told when a probe has ended, or somebody has done with changing a device.
+    /// Told when no probe is under way any more.
     pub(crate) settled: Condvar,
+    /// Told when somebody has done with changing a device.
+    pub(crate) freed: Condvar,
     /// Namespaces that are not to be bound when they appear.
     pub(crate) idle: Vec<NamespaceKey>,
 }
@@ -154,6 +156,7 @@ impl Stack {
             provider: spec.provider,
             state: Mutex::default(),
             settled: Condvar::new(),
+            freed: Condvar::new(),
             idle: spec.idle.namespaces,
         });
         buses.insert(id, Arc::clone(&bus));
@@ -554,6 +557,8 @@ impl At {
     /// Counts it as ended.
     pub(crate) fn end(&self, state: &mut BusState, ticket: Generation) {
         state.pending.remove(&ticket);
-        self.bus.settled.notify_all();
+        if state.pending.is_empty() {
+            self.bus.settled.notify_all();
+        }
     }
 }

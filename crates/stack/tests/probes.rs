@@ -27,7 +27,6 @@ const OTHERWISE: &[(&str, &str, &str)] = &[
     ("p4c-v12-seq-0-both", "none", "index block"),
     ("p5b-both-slots-used", "none", "slot"),
     ("p5b-two-distinct-overlap", "none", "slot"),
-    ("p4b-v12-label-local", "none", "LOCAL"),
     ("p5b-two-distinct-ok", "none+raw", "BTT"),
     ("p9-good+good", "none+raw", "BTT"),
     ("p9-good+typeguid", "raw", ""),

@@ -11,8 +11,12 @@ use super::{BLOCK_MAJOR, CONTROL_MAJOR, DAX_MAJOR, DIMM_MAJOR, Entry};
 use crate::model::Dev;
 use crate::stack::{At, Inner};
 
-/// Modules that are always there, as ndctl looks for them before it binds.
-const MODULES: [&str; 5] = ["dax_pmem", "device_dax", "libnvdimm", "nd_btt", "nd_pmem"];
+/// The modules, each with its driver: those that are always there, since ndctl looks for them before it binds, and those of
+/// drivers from outside.
+fn modules(inner: &Inner) -> BTreeSet<&'static str> {
+    let known = ["dax_pmem", "device_dax", "libnvdimm", "nd_btt", "nd_pmem"];
+    known.into_iter().chain(drivers(inner).into_iter().map(module)).collect()
+}
 
 /// The drivers of the nd bus.
 fn drivers(inner: &Inner) -> BTreeSet<&'static str> {
@@ -63,7 +67,7 @@ pub(super) fn list(inner: &Arc<Inner>, path: &str) -> Option<Vec<(String, Entry)
         "bus/dax/drivers" => add("device_dax", Entry::Dir),
         "class" => ["block", "nd"].map(|d| add(d, Entry::Dir)).into_iter().collect(),
         "dev" => ["block", "char"].map(|d| add(d, Entry::Dir)).into_iter().collect(),
-        "module" => MODULES.map(|m| add(m, Entry::Dir)).into_iter().collect(),
+        "module" => modules(inner).into_iter().for_each(|m| add(m, Entry::Dir)),
         "bus/nd/devices" => each(inner, |at, dev, _| {
             add(&at.name(dev), link(at.path(dev)));
         }),
@@ -130,7 +134,7 @@ pub(super) fn list(inner: &Arc<Inner>, path: &str) -> Option<Vec<(String, Entry)
                     }
                 });
             } else if let Some(module) = path.strip_prefix("module/") {
-                if !MODULES.contains(&module) {
+                if !modules(inner).contains(module) {
                     return None;
                 }
                 add("initstate", file(0o444));
