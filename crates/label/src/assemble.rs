@@ -24,6 +24,13 @@
 //!   that was cut here, the second one that was cut under Linux, which begins at position 0: then it is the new place, which
 //!   Linux had found free on all DIMMs before it began.
 //! * the same without UPDATING anywhere is no cut: [`FindingKind::Disagree`], and nothing is used.
+//! * labels of another uuid at other positions, where those of the namespace should be: [`crate::LabelSet::write_as`] was
+//!   cut between two DIMMs. They stand in for the namespace's own if one of them or the one at position 0 is UPDATING, if
+//!   they claim some of its bytes on their DIMM and nobody else does there, and if their uuid is at position 0 of no DIMM.
+//!   The uuid at position 0 is then the one that counts: the old one while the change goes on here, the new one if Linux was
+//!   cut, which begins there. Nothing of two uuids overlaps on one DIMM at any time; Linux would take such a DIMM as one
+//!   without labels. In this state it finds no namespace in the region at all, as after its own cut at the same place,
+//!   until the change is settled: the label on the first DIMM lacks its partners.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -34,6 +41,7 @@ use nvstack_format::{Cookies, Dpa, Invalid};
 use uuid::Uuid;
 
 use crate::contest::{contested, overlap};
+use crate::replace::{Sets, stand_in};
 use crate::{Finding, FindingKind, Slot};
 
 /// A region's mapping to one DIMM, and what the label area of that DIMM holds.
@@ -118,7 +126,7 @@ pub struct SetNamespace {
     /// Whether an update of its labels was cut and should be settled.
     pub half_way: bool,
     /// Its labels as they stand on the DIMMs, in the order of the mappings. Those other than the one at position 0 may
-    /// say something else of a namespace that is half-way.
+    /// say something else of a namespace that is half-way, or be those of another uuid that stand in for its own.
     pub labels: Vec<Label>,
 }
 
@@ -157,9 +165,9 @@ impl Assembled {
 
 /// A label with the cookie of the region, and whether it was refused for itself.
 #[derive(Clone, Copy)]
-struct Part {
-    label: Label,
-    refused: bool,
+pub(crate) struct Part {
+    pub(crate) label: Label,
+    pub(crate) refused: bool,
 }
 
 /// Puts together the namespaces of a region from its mappings, in the order of their position in the set.
@@ -171,7 +179,7 @@ struct Part {
 pub fn assemble(members: &[Member], cookies: &Cookies) -> Assembled {
     let ways = members.len();
     let mut findings = Vec::new();
-    let mut sets: BTreeMap<Uuid, Vec<Vec<Part>>> = BTreeMap::new();
+    let mut sets: Sets = BTreeMap::new();
     for (dimm, member) in members.iter().enumerate() {
         for slot in &member.slots {
             if let Err(detail) = &slot.label {
@@ -203,6 +211,7 @@ pub fn assemble(members: &[Member], cookies: &Cookies) -> Assembled {
             }
         }
     }
+    stand_in(members, &mut sets);
     let mut namespaces = Vec::new();
     for (uuid, set) in sets {
         namespaces.extend(whole(members, uuid, &set, &mut findings));
@@ -323,7 +332,10 @@ fn compare(
         let wanted = Label { dpa: Dpa(member.start.0.checked_add(offset)?), ..*label };
         let wanted = Label { rawsize: first.rawsize, ..wanted };
         let cut = (label.flags | first.flags).contains(Flags::UPDATING);
-        let (kind, detail) = if (wanted.dpa, wanted.rawsize) != (label.dpa, label.rawsize) {
+        let (kind, detail) = if label.uuid != first.uuid {
+            let [found, wanted] = [label, first].map(|l| l.uuid.to_string());
+            (FindingKind::HalfWay, differs("uuid", 0, found, wanted))
+        } else if (wanted.dpa, wanted.rawsize) != (label.dpa, label.rawsize) {
             let found = format!("bytes {} to {}", label.dpa, label.end());
             let accepted = format!("{} to {}, as at position 0", wanted.dpa, wanted.end());
             let other = member
@@ -358,7 +370,7 @@ fn compare(
         };
         usable &= kind.is_usable();
         half_way = true;
-        findings.push(of(*dimm, label, kind, detail));
+        findings.push(Finding { uuid: Some(first.uuid), ..of(*dimm, label, kind, detail) });
     }
     usable.then_some(half_way)
 }

@@ -14,7 +14,7 @@ pub struct Finding {
     pub dimm: usize,
     /// The slot on that DIMM; none where a label is missing.
     pub slot: Option<u32>,
-    /// The namespace, where a label tells it.
+    /// The namespace, where a label tells it. For a label that stands in for that of another namespace, the latter.
     pub uuid: Option<Uuid>,
     /// What it means for the namespace.
     pub kind: FindingKind,

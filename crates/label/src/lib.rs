@@ -44,6 +44,7 @@ mod contest;
 mod find;
 mod finding;
 mod raw;
+mod replace;
 mod set;
 mod update;
 

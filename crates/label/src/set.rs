@@ -136,13 +136,33 @@ impl<'a, M: Media> LabelSet<'a, M> {
     /// DIMM without an index block, [`Kind::ReadOnly`] for a medium that takes no writes. The errors name the DIMM, by its
     /// number in the set from 0. One from a medium on the way leaves the namespace as after a cut.
     pub fn write(&mut self, namespace: &NamespaceLabel) -> Result<()> {
-        let plan = self.plan(namespace)?;
+        self.write_as(None, namespace)
+    }
+
+    /// As [`LabelSet::write`], and the labels of namespace `old` give way: so a namespace gets another uuid, and whatever else
+    /// is to change with it. Flags, alignment and positions of its labels stay. If `old` has no labels it is a plain write.
+    ///
+    /// On each DIMM, the index block that publishes the new label is the one that frees the old one: no bytes are ever
+    /// claimed twice, and on one DIMM a cut leaves exactly the old namespace or exactly the new one.
+    ///
+    /// Of several DIMMs each switches for itself, position 0 last. A cut between two of them leaves labels of both: the old
+    /// namespace as it was, whole and half-way ([`crate::FindingKind::HalfWay`], with the uuid of the old one), until position
+    /// 0 has switched; from then on the new one. [`LabelSet::settle`], or any change of the namespace, takes back what
+    /// others have switched before position 0 did, and this call with the same arguments completes it. Linux, which knows no
+    /// such rule, finds no namespace in the region meanwhile, and changes nothing.
+    ///
+    /// Errors as [`LabelSet::write`], and with nothing written [`Kind::Exists`] if both uuids have labels and no cut
+    /// explains it, and over several DIMMs [`Kind::Invalid`] if the new namespace shares no bytes with the old one: they
+    /// are what its labels are known by after a cut.
+    pub fn write_as(&mut self, old: Option<Uuid>, namespace: &NamespaceLabel) -> Result<()> {
+        let own = self.replaced(old, namespace)?;
+        let plan = self.plan(namespace, &own)?;
         let mut order: Vec<usize> = (0..plan.len()).collect();
         order.sort_by_key(|dimm| std::cmp::Reverse(plan.get(*dimm).map(|label| label.position)));
         for updating in [true, false] {
             for dimm in &order {
                 if let (Some(member), Some(label)) = (self.areas.get_mut(*dimm), plan.get(*dimm)) {
-                    member.area.update(label, updating).map_err(|e| on(*dimm, e))?;
+                    member.area.update(label, &own, updating).map_err(|e| on(*dimm, e))?;
                 }
             }
         }
@@ -151,11 +171,22 @@ impl<'a, M: Media> LabelSet<'a, M> {
 
     /// Removes the labels of a namespace, whole or not, from all DIMMs that have one in the mapping.
     ///
+    /// What a cut has left of a uuid that was to replace another one, or to be replaced, is settled first, since only one of
+    /// the two exists: see [`LabelSet::write_as`].
+    ///
     /// [`Kind::NotFound`] if none has.
     pub fn delete(&mut self, uuid: Uuid) -> Result<()> {
         self.writable("delete label")?;
+        if let Some(namespace) = self.assemble()?.namespaces.iter().find(|n| has(n, uuid))
+            && namespace.labels.iter().any(|label| label.uuid != namespace.uuid)
+        {
+            self.write(&namespace.into())?;
+            if namespace.uuid != uuid {
+                return Ok(());
+            }
+        }
         let mut found: Vec<(u16, usize, Vec<u32>)> = Vec::new();
-        for (dimm, labels) in self.standing(uuid)?.labels.into_iter().enumerate() {
+        for (dimm, labels) in self.standing(&[uuid])?.labels.into_iter().enumerate() {
             let position = labels.iter().map(|label| label.position).min();
             found.extend(position.map(|p| (p, dimm, labels.iter().map(|label| label.slot).collect())));
         }
@@ -199,20 +230,21 @@ impl<'a, M: Media> LabelSet<'a, M> {
     /// The label at position 0 goes to all DIMMs that have another one or none. Where position 0 itself has none, the others
     /// give it back, if they agree: so a creation that was cut is ended and a deletion that was cut is taken back, which
     /// loses nothing; [`LabelSet::delete`] is for who wants it gone. A cut meanwhile leaves what was there before, or
-    /// the whole.
+    /// the whole. Labels of another uuid that stand in for those of the namespace give way to it; settling that other uuid does
+    /// the same.
     ///
     /// [`Kind::NotFound`] if no DIMM has a label of it. [`Kind::Corrupt`], with nothing written, if no cut explains what the
     /// labels say. Otherwise as [`LabelSet::write`].
     pub fn settle(&mut self, uuid: Uuid) -> Result<bool> {
         let assembled = self.assemble()?;
-        let known = assembled.namespaces.iter().find(|namespace| namespace.uuid == uuid);
+        let known = assembled.namespaces.iter().find(|namespace| has(namespace, uuid));
         if let Some(namespace) = known {
             if namespace.half_way {
                 self.write(&namespace.into())?;
             }
             return Ok(namespace.half_way);
         }
-        let standing = self.standing(uuid)?;
+        let standing = self.standing(&[uuid])?;
         let present: Vec<(usize, Label)> = standing
             .labels
             .iter()
@@ -294,17 +326,60 @@ impl<'a, M: Media> LabelSet<'a, M> {
         Ok(())
     }
 
-    fn standing(&self, uuid: Uuid) -> Result<Standing> {
+    fn standing(&self, own: &[Uuid]) -> Result<Standing> {
         let members = self.members()?;
-        let labels = members
-            .iter()
-            .map(|member| member.labels().filter(|l| l.uuid == uuid && member.touches(l)).copied().collect())
-            .collect();
+        let of = |member: &Member| {
+            member.labels().filter(|l| own.contains(&l.uuid) && member.touches(l)).copied().collect()
+        };
+        let labels = members.iter().map(of).collect();
         Ok(Standing { members, labels })
     }
 
-    /// The label of each DIMM, all of them admitted.
-    fn plan(&self, namespace: &NamespaceLabel) -> Result<Vec<Label>> {
+    /// The uuids whose labels give way to those of a namespace: its own, that of the old one, and those that stand in for
+    /// the labels of either.
+    fn replaced(&self, old: Option<Uuid>, namespace: &NamespaceLabel) -> Result<Vec<Uuid>> {
+        let assembled = self.assemble()?;
+        let named: Vec<Uuid> = [Some(namespace.uuid), old].into_iter().flatten().collect();
+        let mut own = named.clone();
+        let exists = |found: String, accepted: String| {
+            Err(Error::new(Kind::Exists, "write labels").found(found).accepted(accepted))
+        };
+        for known in assembled.namespaces.iter().filter(|n| named.iter().any(|uuid| has(n, *uuid))) {
+            if !named.contains(&known.uuid) {
+                let found = format!("labels of {named:?} in the stead of those of {}", known.uuid);
+                return exists(found, "the latter settled first".to_owned());
+            }
+            own.extend(known.labels.iter().map(|label| label.uuid));
+        }
+        let Some(old) = old.filter(|old| *old != namespace.uuid) else { return Ok(own) };
+        let has_labels = |uuid| -> Result<bool> {
+            Ok(self.standing(&[uuid])?.labels.iter().any(|labels| !labels.is_empty()))
+        };
+        if has_labels(old)? && has_labels(namespace.uuid)? {
+            let both = |n: &crate::SetNamespace| has(n, old) && has(n, namespace.uuid);
+            if !assembled.namespaces.iter().any(both) {
+                let found = format!("labels of {old} and of {}", namespace.uuid);
+                return exists(found, "a new uuid that no label has".to_owned());
+            }
+        }
+        let end = |start: u64, size: u64| start.saturating_add(size);
+        let known = assembled.namespaces.iter().find(|n| n.uuid == old).filter(|_| self.areas.len() > 1);
+        if let Some(known) = known
+            && (namespace.start >= end(known.start, known.size)
+                || known.start >= end(namespace.start, namespace.size))
+        {
+            return Err(Error::new(Kind::Invalid, "write labels")
+                .found(format_args!("{} bytes from {}", namespace.size, namespace.start))
+                .accepted(format_args!(
+                    "some of the {} bytes from {} that {old} has",
+                    known.size, known.start
+                )));
+        }
+        Ok(own)
+    }
+
+    /// The label of each DIMM, all of them admitted. Labels of the namespaces `own` are going to be replaced.
+    fn plan(&self, namespace: &NamespaceLabel, own: &[Uuid]) -> Result<Vec<Label>> {
         self.writable("write label")?;
         let ways = bytes(self.areas.len());
         let share = |field: &str, value: u64| match value.checked_rem(ways) {
@@ -314,14 +389,14 @@ impl<'a, M: Media> LabelSet<'a, M> {
                 .accepted(format_args!("a multiple of {ways}, the DIMMs of the region"))),
         };
         let (offset, rawsize) = (share("start", namespace.start)?, share("size", namespace.size)?);
-        let standing = self.standing(namespace.uuid)?;
+        let standing = self.standing(own)?;
         let part = offset..offset.saturating_add(rawsize);
         let positions = positions(&standing);
         let mut plan = Vec::with_capacity(self.areas.len());
         for (((dimm, member), labels), position) in
             standing.members.iter().enumerate().zip(&standing.labels).zip(positions)
         {
-            check_place(member, namespace.uuid, &part).map_err(|e| on(dimm, e))?;
+            check_place(member, namespace.uuid, own, &part).map_err(|e| on(dimm, e))?;
             let old = labels.first();
             let label = Label {
                 uuid: namespace.uuid,
@@ -342,7 +417,7 @@ impl<'a, M: Media> LabelSet<'a, M> {
                 abstraction: namespace.class.guid(),
             };
             if let Some(area) = self.areas.get(dimm) {
-                area.area.admit(&label).map_err(|e| on(dimm, e))?;
+                area.area.admit(&label, own).map_err(|e| on(dimm, e))?;
             }
             plan.push(label);
         }
@@ -370,7 +445,7 @@ fn positions(standing: &Standing) -> Vec<u16> {
 
 /// Whether a part of a mapping can be this namespace's, as far as the mapping goes. What other labels claim is for
 /// [`LabelArea`] to judge; each DIMM's labels thereby speak for all, since the parts lie at the same offset everywhere.
-fn check_place(member: &Member, uuid: Uuid, part: &Range<u64>) -> Result<()> {
+fn check_place(member: &Member, uuid: Uuid, own: &[Uuid], part: &Range<u64>) -> Result<()> {
     let refuse = |kind| {
         Error::new(kind, "write label")
             .found(format_args!("{uuid} at bytes {:#x} to {:#x} of the mapping", part.start, part.end))
@@ -380,15 +455,20 @@ fn check_place(member: &Member, uuid: Uuid, part: &Range<u64>) -> Result<()> {
             refuse(Kind::Invalid).accepted(format_args!("at least one byte, up to {:#x}", member.size))
         );
     }
-    // All labels with this uuid are going to be replaced: those that mean something else must not be.
-    let mut own = member.labels().filter(|label| label.uuid == uuid);
-    match own.find(|label| !member.touches(label)) {
+    // All labels with these uuids are going to be replaced: those that mean something else must not be.
+    let mut replaced = member.labels().filter(|label| own.contains(&label.uuid));
+    match replaced.find(|label| !member.touches(label)) {
         Some(other) => {
             let accepted = format!("a uuid that the label in slot {} does not have", other.slot);
             Err(refuse(Kind::Exists).accepted(accepted))
         }
         None => Ok(()),
     }
+}
+
+/// Whether a namespace has labels of this uuid: its own, or those that stand in for some of them.
+fn has(namespace: &crate::SetNamespace, uuid: Uuid) -> bool {
+    namespace.uuid == uuid || namespace.labels.iter().any(|label| label.uuid == uuid)
 }
 
 /// Says which DIMM an error is about.

@@ -52,18 +52,20 @@ impl<M: Media> LabelArea<M> {
     /// [`Kind::NoSpace`] if there are too few free slots for both, before anything is written; [`Kind::Invalid`] for a
     /// label that cannot be, that this version cannot hold, or that claims bytes of another one.
     pub fn write_namespace(&mut self, label: &Label) -> Result<()> {
-        self.admit(label)?;
-        self.update(label, true)?;
-        self.update(label, false)
+        let own = [label.uuid];
+        self.admit(label, &own)?;
+        self.update(label, &own, true)?;
+        self.update(label, &own, false)
     }
 
-    /// One of the two updates: with the UPDATING flag, then without it.
-    pub(crate) fn update(&mut self, label: &Label, updating: bool) -> Result<()> {
+    /// One of the two updates: with the UPDATING flag, then without it. The index block that publishes the label frees all
+    /// labels of the namespaces `own`.
+    pub(crate) fn update(&mut self, label: &Label, own: &[Uuid], updating: bool) -> Result<()> {
         let mut label = *label;
         label.flags.set(Flags::UPDATING, updating);
         self.make_sure()?;
         let (mut next, version) = self.staged()?;
-        let own = self.slots_of(label.uuid)?;
+        let own = self.slots_of(own)?;
         let Some(slot) = self.usable(&next).next() else {
             return Err(self.no_space(&next, 1));
         };
@@ -82,7 +84,7 @@ impl<M: Media> LabelArea<M> {
     /// [`Kind::NotFound`] if there are none.
     pub fn delete(&mut self, uuid: Uuid) -> Result<()> {
         self.staged()?;
-        let own = self.slots_of(uuid)?;
+        let own = self.slots_of(&[uuid])?;
         if own.is_empty() {
             return Err(
                 Error::new(Kind::NotFound, "delete label").accepted(format_args!("a label of {uuid}"))
@@ -101,8 +103,9 @@ impl<M: Media> LabelArea<M> {
         self.commit(next)
     }
 
-    /// Refuses what would leave the area in a state that a reader gives up, or half-way through.
-    pub(crate) fn admit(&self, label: &Label) -> Result<()> {
+    /// Refuses what would leave the area in a state that a reader gives up, or half-way through. The labels of the
+    /// namespaces `own` are going to be replaced.
+    pub(crate) fn admit(&self, label: &Label, own: &[Uuid]) -> Result<()> {
         let (next, version) = self.staged()?;
         let invalid = |finding| Error::invalid(Kind::Invalid, "write label", MediaOffset(0), finding);
         // A 1.1 label has no room for the type, so it need not be right.
@@ -118,7 +121,7 @@ impl<M: Media> LabelArea<M> {
                 .accepted("none: labels of version 1.1 cannot name one"));
         }
         let slots = self.slots()?;
-        let same = |l: &Label| (l.uuid, l.dpa, l.rawsize) == (label.uuid, label.dpa, label.rawsize);
+        let same = |l: &Label| own.contains(&l.uuid) && (l.dpa, l.rawsize) == (label.dpa, label.rawsize);
         if !slots.iter().any(|slot| slot.label.as_ref().is_ok_and(same)) {
             // Nobody knows whose bytes a lost label claims; so no label gets a new place beside it.
             if let Some(slot) = slots.iter().find(|slot| slot.label.is_err() && self.is_lost(slot.number)) {
@@ -128,10 +131,10 @@ impl<M: Media> LabelArea<M> {
                     .accepted("labels that can be read, where a label is to get a new place"));
             }
         }
-        let mut own = 0usize;
+        let mut replaced = 0usize;
         for other in slots.into_iter().filter_map(|slot| slot.label.ok()) {
-            if other.uuid == label.uuid {
-                own = own.saturating_add(1);
+            if own.contains(&other.uuid) {
+                replaced = replaced.saturating_add(1);
             } else if label.dpa < other.end() && other.dpa < label.end() {
                 return Err(Error::new(Kind::Invalid, "write label")
                     .found(format_args!("bytes {} to {}", label.dpa, label.end()))
@@ -144,7 +147,7 @@ impl<M: Media> LabelArea<M> {
             }
         }
         // The first update of a known namespace frees a slot for the second one.
-        let needed = if own == 0 { 2 } else { 1 };
+        let needed = if replaced == 0 { 2 } else { 1 };
         if self.usable(&next).take(needed).count() < needed {
             Err(self.no_space(&next, needed))
         } else {
@@ -179,10 +182,10 @@ impl<M: Media> LabelArea<M> {
         }
     }
 
-    fn slots_of(&self, uuid: Uuid) -> Result<Vec<u32>> {
+    fn slots_of(&self, own: &[Uuid]) -> Result<Vec<u32>> {
         let used = self.slots()?.into_iter();
         Ok(used
-            .filter(|slot| slot.label.as_ref().is_ok_and(|l| l.uuid == uuid))
+            .filter(|slot| slot.label.as_ref().is_ok_and(|l| own.contains(&l.uuid)))
             .map(|slot| slot.number)
             .collect())
     }

@@ -8,7 +8,9 @@ use std::collections::HashSet;
 use nvstack_format::guid::{self, ClaimClass};
 use nvstack_format::label::{Flags, Label, Name, Version};
 use nvstack_format::{Cookies, Dpa};
-use nvstack_label::{Assembled, LabelArea, LabelSet, Member, NamespaceLabel, SetArea, Slot, assemble};
+use nvstack_label::{
+    Assembled, Finding, LabelArea, LabelSet, Member, NamespaceLabel, SetArea, SetNamespace, Slot, assemble,
+};
 use nvstack_media::{Anon, Media, MediaOffset};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -83,17 +85,26 @@ fn sound(members: &[Member], found: &Assembled) {
     let mut end = 0;
     let mut uuids = HashSet::new();
     for namespace in &found.namespaces {
+        // One whose replacement was cut has some labels of other uuids, of which no other one has any.
+        for label in namespace.labels.iter().filter(|l| l.uuid != namespace.uuid) {
+            let others = found.namespaces.iter().filter(|n| n.labels.iter().any(|l| l.uuid == label.uuid));
+            assert!(namespace.half_way && others.count() == 1, "{found:?}");
+        }
         assert!(namespace.start >= end && namespace.size > 0, "{found:?}");
         end = namespace.start + namespace.size;
         assert!(uuids.insert(namespace.uuid) && namespace.labels.len() == members.len());
         let (from, to) = (namespace.start / ways, end / ways);
-        for member in members {
+        for (member, own) in members.iter().zip(&namespace.labels) {
             for label in member.slots.iter().filter_map(|slot| slot.label.as_ref().ok()) {
                 let (start, end) =
                     (label.dpa.0.max(member.start.0), label.end().0.min(member.start.0 + member.size));
                 let (start, end) = (start - member.start.0.min(start), end.saturating_sub(member.start.0));
                 assert!(
-                    label.uuid == namespace.uuid || end <= from || start >= to || start >= end,
+                    label.uuid == namespace.uuid
+                        || label.uuid == own.uuid
+                        || end <= from
+                        || start >= to
+                        || start >= end,
                     "{namespace:?} over {label:?}"
                 );
             }
@@ -108,13 +119,13 @@ fn sound(members: &[Member], found: &Assembled) {
     for namespace in &found.namespaces {
         assert!(free.iter().all(|f| f.end <= namespace.start || f.start >= namespace.start + namespace.size));
     }
-    for member in members {
+    for (dimm, member) in members.iter().enumerate() {
         for label in member.slots.iter().filter_map(|slot| slot.label.as_ref().ok()) {
+            let told =
+                |f: &Finding| f.uuid == Some(label.uuid) || (f.dimm, f.slot) == (dimm, Some(label.slot));
             let inside = label.dpa >= member.start && label.dpa.0 < member.start.0 + member.size;
             assert!(
-                !inside
-                    || uuids.contains(&label.uuid)
-                    || found.findings.iter().any(|f| f.uuid == Some(label.uuid)),
+                !inside || uuids.contains(&label.uuid) || found.findings.iter().any(told),
                 "nothing is told of {label:?}"
             );
         }
@@ -156,11 +167,11 @@ proptest! {
     #[test]
     fn changes_are_found_again_or_refused(
         dimms in any_dimms(),
-        changes in vec((0u8..3, 1u8..6, 0u64..10, 1u64..4), 1..6),
+        changes in vec((0u8..4, 1u8..6, 0u64..10, 1u64..4, 1u8..6), 1..6),
     ) {
         let ways = u64::try_from(dimms.len()).unwrap();
         let mut areas: Vec<LabelArea<Anon>> = dimms.iter().map(|labels| area(labels)).collect();
-        for (what, id, at, len) in changes {
+        for (what, id, at, len, replaced) in changes {
             let uuid = Uuid::from_bytes([id; 16]);
             let bytes = |areas: &[LabelArea<Anon>]| -> Vec<Vec<u8>> {
                 areas.iter().map(|area| {
@@ -173,28 +184,36 @@ proptest! {
             let members = areas.iter_mut().map(|area| SetArea { area, start: Dpa(10), size: 100 }).collect();
             let mut set = LabelSet::new(members, COOKIES).unwrap();
             let old = set.assemble().unwrap();
+            let written = NamespaceLabel {
+                uuid,
+                name: Name::new("written").unwrap(),
+                class: ClaimClass::Btt2,
+                lbasize: 0,
+                start: at * 10 * ways,
+                size: len * 10 * ways,
+            };
+            let replaced = Uuid::from_bytes([replaced; 16]);
             let outcome = match what {
-                0 => set.write(&NamespaceLabel {
-                    uuid,
-                    name: Name::new("written").unwrap(),
-                    class: ClaimClass::Btt2,
-                    lbasize: 0,
-                    start: at * 10 * ways,
-                    size: len * 10 * ways,
-                }),
+                0 => set.write(&written),
+                3 => set.write_as(Some(replaced), &written),
                 1 => set.delete(uuid),
                 _ => set.settle(uuid).map(drop),
             };
             let new = set.assemble().unwrap();
             let own = |found: &Assembled| found.namespaces.iter().find(|n| n.uuid == uuid).cloned();
             match (&outcome, what) {
-                (Ok(()), 0) => {
+                (Ok(()), 0 | 3) => {
                     let own = own(&new).unwrap();
+                    prop_assert!(what == 0 || replaced == uuid || new.namespaces.iter().all(|n| n.uuid != replaced));
                     prop_assert_eq!((own.start, own.size), (at * 10 * ways, len * 10 * ways));
                     prop_assert!(own.class == ClaimClass::Btt2 && !own.half_way);
                 }
                 (Ok(()), 1) => prop_assert!(own(&new).is_none()),
-                (Ok(()), _) => prop_assert!(own(&new).is_some_and(|n| !n.half_way)),
+                (Ok(()), _) => {
+                    let stood_in = old.namespaces.iter().find(|n| n.labels.iter().any(|l| l.uuid == uuid));
+                    let uuid = stood_in.map_or(uuid, |n| n.uuid);
+                    prop_assert!(new.namespaces.iter().any(|n| n.uuid == uuid && !n.half_way));
+                }
                 (Err(e), _) => {
                     prop_assert!(before == bytes(&areas), "written all the same: {}", e);
                     continue;
@@ -202,7 +221,18 @@ proptest! {
             }
             // The others are as they were, but for those that the deleted one stood in the way of.
             for namespace in old.namespaces.iter().filter(|n| n.uuid != uuid) {
-                prop_assert!(new.namespaces.contains(namespace), "{:?} is gone", namespace);
+                if what == 3 && namespace.uuid == replaced {
+                    continue;
+                }
+                let settled = namespace.labels.iter().any(|label| label.uuid == uuid);
+                let same = |n: &&SetNamespace| {
+                    (n.uuid, n.name, n.class, n.start, n.size)
+                        == (namespace.uuid, namespace.name, namespace.class, namespace.start, namespace.size)
+                };
+                prop_assert!(
+                    new.namespaces.contains(namespace) || settled && new.namespaces.iter().any(|n| same(&n)),
+                    "{:?} is gone", namespace
+                );
             }
             let members: Vec<Member> = areas
                 .iter()

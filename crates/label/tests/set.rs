@@ -237,10 +237,8 @@ fn bytes_of_any_label_on_any_dimm_stay_its_own() {
     set(&mut areas).write(&namespace(9, 8, 8)).unwrap();
     // A uuid that means something else on one DIMM, or lies in another region.
     areas[1].write_namespace(&Label { dpa: Dpa(0), rawsize: MIB, ..alone(4, 0, 1) }).unwrap();
-    for id in [4] {
-        let error = refused(&mut areas, |set| set.write(&namespace(id, 48, 1)));
-        assert_eq!(error.kind(), Kind::Exists, "{error}");
-    }
+    let error = refused(&mut areas, |set| set.write(&namespace(4, 48, 1)));
+    assert_eq!(error.kind(), Kind::Exists, "{error}");
     // What is of another region is not deleted from this one.
     assert_eq!(refused(&mut areas, |set| set.delete(Uuid::from_bytes([4; 16]))).kind(), Kind::NotFound);
     for id in [1, 2, 3] {
@@ -295,6 +293,62 @@ fn positions_in_another_order_stay() {
         found.namespaces[0].labels.iter().map(|l| (l.position, l.isetcookie, l.align, l.flags)).collect();
     assert_eq!(shown, [(1, 12, 0, Flags::empty()), (0, 12, 9, Flags::READ_ONLY)]);
     assert_eq!(names(&mut areas), ["x"]);
+}
+
+#[test]
+fn another_uuid_takes_the_labels_as_they_are() {
+    let mut areas = areas(&[(4096, Version::V1_2), (4096, Version::V1_1)]);
+    areas[0].write_namespace(&Label { position: 1, align: 9, ..alone(1, 0, 8) }).unwrap();
+    areas[1].write_namespace(&Label { isetcookie: 11, flags: Flags::READ_ONLY, ..alone(1, 0, 8) }).unwrap();
+    set(&mut areas).write(&namespace(3, 32, 8)).unwrap();
+    let old = Some(Uuid::from_bytes([1; 16]));
+    set(&mut areas).write_as(old, &namespace(2, 0, 8)).unwrap();
+    let found = set(&mut areas).assemble().unwrap();
+    assert_eq!(found.findings, []);
+    let shown: Vec<_> =
+        found.namespaces[0].labels.iter().map(|l| (l.position, l.isetcookie, l.align, l.flags)).collect();
+    assert_eq!(shown, [(1, 12, 9, Flags::empty()), (0, 11, 0, Flags::READ_ONLY)]);
+    assert_eq!(names(&mut areas), ["n2", "n3"]);
+
+    // Once more: the old one is gone, so it is a plain write. The same uuid is a plain write, too.
+    set(&mut areas).write_as(old, &namespace(2, 0, 8)).unwrap();
+    set(&mut areas).write_as(Some(Uuid::from_bytes([2; 16])), &namespace(2, 40, 8)).unwrap();
+    assert_eq!(names(&mut areas), ["n3", "n2"]);
+    set(&mut areas).write_as(Some(Uuid::from_bytes([9; 16])), &namespace(4, 0, 8)).unwrap();
+    assert_eq!(names(&mut areas), ["n4", "n3", "n2"]);
+}
+
+#[test]
+fn another_uuid_that_cannot_be() {
+    let mut areas = areas(&TWO);
+    for (id, at) in [(1, 0), (2, 16), (3, 32)] {
+        set(&mut areas).write(&namespace(id, at, 8)).unwrap();
+    }
+    areas[1].write_namespace(&Label { dpa: Dpa(0), rawsize: MIB, ..alone(5, 0, 1) }).unwrap();
+    let [one, five] = [1, 5].map(|id| Some(Uuid::from_bytes([id; 16])));
+    for (old, new, kind, text) in [
+        // Two namespaces do not become one.
+        (one, namespace(2, 0, 8), Kind::Exists, "a new uuid"),
+        (one, namespace(2, 16, 8), Kind::Exists, "a new uuid"),
+        // Bytes of others are nobody else's, those of the old one are.
+        (one, namespace(4, 0, 17), Kind::Invalid, "bytes outside 0x1100000 to 0x1900000"),
+        (None, namespace(4, 0, 8), Kind::Invalid, "bytes outside 0x100000 to 0x900000"),
+        // None in common.
+        (one, namespace(4, 8, 8), Kind::Invalid, "some of the 16777216 bytes from 0"),
+        // What is of another region stays, whether it is the old one or the new one.
+        (five, namespace(4, 48, 8), Kind::Exists, "a uuid that the label"),
+        (one, namespace(5, 0, 8), Kind::Exists, "a uuid that the label"),
+    ] {
+        let error = refused(&mut areas, |set| set.write_as(old, &new));
+        assert!(error.kind() == kind && error.to_string().contains(text), "{error}");
+    }
+    // On one DIMM there is no between.
+    let mut single = areas.split_off(1);
+    single[0].zero(MediaOffset(0), 4096).unwrap();
+    let mut single = vec![LabelArea::init(single.remove(0).into_media(), Version::V1_2).unwrap()];
+    set(&mut single).write(&namespace(1, 0, 8)).unwrap();
+    set(&mut single).write_as(one, &namespace(2, 8, 8)).unwrap();
+    assert_eq!(names(&mut single), ["n2"]);
 }
 
 #[test]

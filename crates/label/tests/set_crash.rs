@@ -10,87 +10,12 @@ use std::collections::HashSet;
 
 use common::all;
 use common::cut::{Recorder, cuts};
+use common::shape::{MIB, Shape, Stand, shapes, stand, state};
 use nvstack_format::guid::ClaimClass;
 use nvstack_format::label::{Flags, Name, Version};
-use nvstack_format::{Cookies, Dpa};
-use nvstack_label::{Assembled, LabelArea, LabelSet, NamespaceLabel, SetArea};
-use nvstack_media::{Anon, Media, MediaOffset, Part};
+use nvstack_label::LabelSet;
+use nvstack_media::Part;
 use uuid::Uuid;
-
-const COOKIES: Cookies = Cookies { v1_1: 11, v1_2: 12, alternative: 13 };
-const MIB: u64 = 1 << 20;
-const START: Dpa = Dpa(MIB);
-/// Bytes of each DIMM's mapping.
-const SIZE: u64 = 64 * MIB;
-
-/// Some DIMMs' label areas, one behind the other on one medium, so that a cut sees the order over all of them.
-#[derive(Clone, Copy)]
-struct Shape {
-    ways: u64,
-    area: u64,
-    version: Version,
-}
-
-impl Shape {
-    fn parts<'m, M: Media>(&self, media: &'m M) -> Vec<LabelArea<Part<&'m M>>> {
-        (0..self.ways)
-            .map(|i| {
-                LabelArea::open(Part::new(media, MediaOffset(i * self.area), self.area).unwrap()).unwrap()
-            })
-            .collect()
-    }
-
-    fn run<M: Media, T>(&self, media: &M, with: impl FnOnce(&mut LabelSet<'_, Part<&M>>) -> T) -> T {
-        let mut areas = self.parts(media);
-        let areas = areas.iter_mut().map(|area| SetArea { area, start: START, size: SIZE }).collect();
-        with(&mut LabelSet::new(areas, COOKIES).unwrap())
-    }
-
-    /// The bytes of new areas with some namespaces.
-    fn fresh(&self, namespaces: &[NamespaceLabel]) -> Vec<u8> {
-        let media = Anon::new(self.ways * self.area).unwrap();
-        for i in 0..self.ways {
-            LabelArea::init(Part::new(&media, MediaOffset(i * self.area), self.area).unwrap(), self.version)
-                .unwrap();
-        }
-        self.run(&media, |set| namespaces.iter().for_each(|n| set.write(n).unwrap()));
-        all(&media)
-    }
-
-    /// A namespace of `mib` MiB on each DIMM, from `at`.
-    fn namespace(&self, id: u8, name: &str, at: u64, mib: u64) -> NamespaceLabel {
-        NamespaceLabel {
-            uuid: Uuid::from_bytes([id; 16]),
-            name: Name::new(name).unwrap(),
-            class: ClaimClass::None,
-            lbasize: 512,
-            start: at * MIB * self.ways,
-            size: mib * MIB * self.ways,
-        }
-    }
-}
-
-/// The slots in use on each DIMM, and the flags of the labels in them.
-type Stand = Vec<Vec<(u32, Option<Flags>)>>;
-type State = Vec<(Uuid, String, ClaimClass, u64, u64, u64)>;
-
-fn state(outcome: &Assembled) -> State {
-    outcome
-        .namespaces
-        .iter()
-        .map(|n| (n.uuid, n.name.to_string(), n.class, n.lbasize, n.start, n.size))
-        .collect()
-}
-
-fn shapes() -> Vec<Shape> {
-    let mut shapes = Vec::new();
-    for version in Version::ALL {
-        for (ways, area) in [(1, 1024), (2, 1024), (2, 2048), (4, 2048)] {
-            shapes.push(Shape { ways, area, version });
-        }
-    }
-    shapes
-}
 
 /// Cuts a change of namespace `id` everywhere, and what settles it everywhere again.
 fn old_or_new(
@@ -142,12 +67,8 @@ fn old_or_new(
         assert!(outcome.namespaces.iter().all(|n| n.labels.iter().all(|l| l.flags == Flags::empty())));
 
         // A cut meanwhile: as before, or whole. Once for each way the slots can stand.
-        let stand = |area: LabelArea<Part<&Recorder>>| {
-            let slots = area.slots().unwrap().into_iter();
-            slots.map(|s| (s.number, s.label.ok().map(|l| l.flags))).collect()
-        };
         let fresh = Recorder::new(image.to_vec());
-        if !half_way.is_empty() && settled.insert(shape.parts(&fresh).into_iter().map(stand).collect()) {
+        if !half_way.is_empty() && settled.insert(stand(shape, &fresh)) {
             cuts(image, &media.events(), |again| {
                 let outcome = read(again);
                 assert!(state(&outcome) == found || state(&outcome) == whole);

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod cut;
+pub(crate) mod shape;
 
 use std::fs::File;
 use std::io::Read;
