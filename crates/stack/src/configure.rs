@@ -60,7 +60,8 @@ fn change(state: &mut BusState, r: u32, n: u32, how: impl FnOnce(&mut Namespace)
     if ns.kind == NamespaceKind::Io {
         return Ok(());
     }
-    let written = labels::write(state, r, n);
+    // With another uuid its old labels give way in the same updates.
+    let written = labels::write(state, r, n, before.0);
     if written.is_err()
         && let Ok(ns) = state.namespace_mut(r, n)
     {
@@ -87,11 +88,6 @@ pub(crate) fn namespace_uuid(at: &At, r: u32, n: u32, text: &str) -> Result<()> 
     };
     if taken(&state) {
         return Err(refuse(&name, "set uuid", text, "one that no other device of the bus has"));
-    }
-    if state.namespace(r, n)?.size > 0 && state.namespace(r, n)?.uuid.is_some() {
-        // Its labels are found by their uuid: on several DIMMs no order of writes would leave the old one or the new one. Linux
-        // lets it happen.
-        return Err(busy(&name, "set uuid", "a namespace that has bytes; size 0 comes first"));
     }
     change(&mut state, r, n, |ns| ns.uuid = Some(uuid))
 }

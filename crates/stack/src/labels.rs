@@ -202,7 +202,8 @@ fn with_set<T>(
 }
 
 /// Writes the labels of a namespace that has a uuid and a size.
-pub(crate) fn write(state: &mut BusState, r: u32, n: u32) -> Result<()> {
+/// `before` is the uuid that it had; where it is another one, the labels of that uuid give way.
+pub(crate) fn write(state: &mut BusState, r: u32, n: u32, before: Option<Uuid>) -> Result<()> {
     let ns = state.namespace(r, n)?;
     let Some(uuid) = ns.uuid.filter(|_| ns.size > 0) else { return Ok(()) };
     let (start, size, lbasize, class, name) = (ns.start, ns.size, ns.lbasize, ns.class, ns.name.clone());
@@ -212,7 +213,9 @@ pub(crate) fn write(state: &mut BusState, r: u32, n: u32) -> Result<()> {
     let old = version(state, r) == Some(Version::V1_1);
     // Labels of version 1.1 have no room for a class; what is on the namespace tells by itself.
     let class = if old { ClaimClass::None } else { class };
-    with_set(state, r, |set| set.write(&NamespaceLabel { uuid, name, class, lbasize, start, size }))
+    let before = before.filter(|before| *before != uuid);
+    let label = NamespaceLabel { uuid, name, class, lbasize, start, size };
+    with_set(state, r, |set| set.write_as(before, &label))
 }
 
 /// Deletes the labels of a namespace, if it has any.
