@@ -181,7 +181,7 @@ fn s9_r12_one_that_hangs_one_that_fails_one_that_is_damaged_hold_up_no_other() {
 fn s9_a_driver_that_panics_fails_its_namespace_alone() {
     let stack = Stack::new();
     let probe = Arc::new(|subject: &nvstack_stack::Subject| {
-        assert_ne!(subject.size(), 20 * MIB, "as it is meant to")
+        assert_ne!(subject.size(), 20 * MIB, "as it is meant to");
     });
     stack.register_driver(Arc::new(Crc { moments: Moments { probe, ..Moments::default() } }));
     let id = stack.register(ranges([anon(20 * MIB), anon(24 * MIB)]));
@@ -205,8 +205,8 @@ fn zoo() -> (Arc<dyn Media>, Arc<dyn Media>) {
     for (n, mode) in (1..).zip(["raw", "sector", "fsdax", "devdax", "sector", "fsdax"]) {
         create(&tree, "region0", mode, n, 32 * MIB);
     }
-    for n in 0..6 {
-        common::write(&*open(&stack, &format!("namespace0.{n}")), 9, n as u8 + 1).unwrap();
+    for n in 0..6u8 {
+        common::write(&*open(&stack, &format!("namespace0.{n}")), 9, n + 1).unwrap();
     }
     // Each of the last two has lost a byte of its first info block.
     media.store(MediaOffset(4 * 32 * MIB + 50), &[0xff]).unwrap();

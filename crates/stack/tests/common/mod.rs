@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the tests of the model share: machines as ndctl's measurements had them, and ndctl's stores.
-#![allow(dead_code, unreachable_pub)]
+#![allow(missing_docs, dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::as_conversions, clippy::cast_possible_truncation, reason = "sizes fit")]
 
 pub mod hooked;
 pub mod outside;
