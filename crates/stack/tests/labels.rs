@@ -335,3 +335,22 @@ fn labels_that_cannot_be_written_change_nothing_in_the_tree() {
     tree.write(&format!("{ns}/size"), "0x1000000").unwrap();
     assert_eq!(room(&tree), (48, 48));
 }
+
+/// `ndctl create-namespace -e` stores another uuid over that of a namespace that has bytes.
+#[test]
+fn labels_another_uuid_takes_the_place_of_the_old_one() {
+    for ways in [1u32, 2] {
+        let area = areas(ways as usize);
+        let spec = || set(ways, 256 * MIB, &area);
+        let (_stack, tree) = up(spec());
+        let ns = allocate(&tree, "region0", 1, 64 * MIB, 512, "btt");
+        tree.write(&format!("{ns}/alt_name"), "kept").unwrap();
+        let before = (room(&tree), get(&tree, &format!("{ns}/resource")));
+        let uuid = uuid::Uuid::from_u128(77).to_string();
+        tree.write(&format!("{ns}/uuid"), &format!("{uuid}\0")).unwrap();
+        assert_eq!((room(&tree), get(&tree, &format!("{ns}/resource"))), before);
+        let all = found(spec());
+        assert_eq!(all.len(), 1, "{ways} ways: {all:?}");
+        assert_eq!((&all[0].0, &all[0].1), (&uuid, &"kept".to_owned()), "{ways} ways");
+    }
+}
