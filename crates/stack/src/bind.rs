@@ -74,9 +74,15 @@ fn bind_dimm(at: &At, n: u32) -> Result<()> {
         if dimm.bound {
             return Err(already(format!("nmem{n}")));
         }
+        if dimm.changing {
+            return Err(busy(&format!("nmem{n}"), "bind", "a DIMM whose labels are being read"));
+        }
         dimm.generation
     };
-    probe::probe_dimm(at, n, generation)
+    let bound = probe::probe_dimm(at, n, generation);
+    // Autodetection may have come second, and left it to us.
+    probe::start_regions(at, &mut at.bus.lock());
+    bound
 }
 
 fn unbind_dimm(at: &At, n: u32) -> Result<()> {
@@ -537,16 +543,24 @@ pub(crate) fn remove_bus(at: &At, grace: Duration) -> Result<()> {
         drop(state);
         at.inner.free_region(id);
     }
-    let mut state = at.bus.lock();
-    for id in state.dimms.keys().copied().collect::<Vec<_>>() {
+    let dimms: Vec<u32> = at.bus.lock().dimms.keys().copied().collect();
+    for id in dimms {
+        let mut state = at.bus.lock();
         let dimm = state.dimm_mut(id)?;
+        let gates = [dimm.readers.take(), dimm.writers.take()];
         if std::mem::take(&mut dimm.bound) {
             at.tell(&state, Action::Unbind, Dev::Dimm(id));
         }
         at.tell(&state, Action::Remove, Dev::Dimm(id));
         state.dimms.remove(&id);
+        drop(state);
+        // Whoever is at its labels just now is waited for.
+        for gate in gates.into_iter().flatten() {
+            let _ = gate.close();
+        }
         at.inner.free_dimm(id);
     }
+    let state = at.bus.lock();
     let (bus, name) = (Dev::Bus(at.bus.id), at.name(Dev::Bus(at.bus.id)));
     let variables = crate::tree::uevent_unbound(at, &state, bus);
     at.tell_as(Action::Unbind, bus, name.clone(), variables.clone());

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use nvstack_block::{BlockDevice, Gate, Linear};
 use nvstack_format::guid::ClaimClass;
 use nvstack_format::label::{Name, Version};
 use nvstack_format::{Dpa, Invalid};
@@ -43,6 +44,24 @@ pub(crate) fn take(dimm: &mut Dimm, read: Option<ReadArea>) {
         .collect();
     dimm.area = area;
     dimm.slots = slots;
+}
+
+/// The label area of a DIMM for somebody outside, behind a gate.
+pub(crate) fn handle(dimm: &mut Dimm, name: &str, write: bool) -> Result<Arc<dyn Media>> {
+    let Some(media) = &dimm.media else {
+        return Err(Error::new(Kind::Unsupported, "use label area")
+            .path(name)
+            .found("a DIMM without a label area"));
+    };
+    let gate = if write { &mut dimm.writers } else { &mut dimm.readers };
+    let gate = match gate {
+        Some(gate) => gate,
+        None => {
+            let device = Linear::new(name, Arc::clone(media), 512, !write)?;
+            gate.insert(Arc::new(Gate::new(Arc::new(device), name)))
+        }
+    };
+    Ok(gate.bytes()?.media())
 }
 
 /// The mappings of a region in the order of the set.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use nvstack_block::Gate;
 use nvstack_format::Cookies;
 use nvstack_format::guid::ClaimClass;
 use nvstack_format::label::Version;
@@ -65,6 +66,12 @@ pub(crate) struct Dimm {
     pub(crate) bound: bool,
     /// Probed at least once, or not to be probed.
     pub(crate) probed: bool,
+    /// Somebody is reading its labels, for its driver.
+    pub(crate) changing: bool,
+    /// The gate of those who were given its label area to read.
+    pub(crate) readers: Option<Arc<Gate>>,
+    /// The same of those who may write it, which nobody may while an enabled region uses it.
+    pub(crate) writers: Option<Arc<Gate>>,
     /// Index blocks that are there and can't be used: nobody knows what is whose on it.
     pub(crate) damage: Option<String>,
     /// Its label area.

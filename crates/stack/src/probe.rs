@@ -34,7 +34,7 @@ pub(crate) fn start(at: &At, state: &mut BusState) {
 }
 
 /// Has the regions probed whose DIMMs are.
-fn start_regions(at: &At, state: &mut BusState) {
+pub(crate) fn start_regions(at: &At, state: &mut BusState) {
     let ready: Vec<(u32, Generation)> = state
         .regions
         .iter()
@@ -60,8 +60,16 @@ fn start_regions(at: &At, state: &mut BusState) {
 /// Reads a DIMM's label area.
 pub(crate) fn probe_dimm(at: &At, id: u32, generation: Generation) -> Result<()> {
     let (media, fault) = {
-        let state = at.bus.lock();
-        let dimm = alive(state.dimm(id)?, generation, id)?;
+        let mut state = at.bus.lock();
+        let dimm = state.dimm_mut(id)?;
+        alive(dimm, generation, id)?;
+        // What two read at once is not the same once one of them has let a region write labels.
+        if dimm.bound || dimm.changing {
+            return Err(Error::new(Kind::Busy, "bind")
+                .path(format!("nmem{id}"))
+                .found("a DIMM that has its driver, or is getting it"));
+        }
+        dimm.changing = true;
         (dimm.media.clone(), dimm.fault.as_ref().map(ToString::to_string))
     };
     let read = match (fault, media) {
@@ -80,6 +88,7 @@ pub(crate) fn probe_dimm(at: &At, id: u32, generation: Generation) -> Result<()>
         let dimm = state.dimm_mut(id).map(|d| (d.generation == dimm).then_some(d))?;
         let Some(dimm) = dimm else { return Err(crate::model::gone(format_args!("nmem{id}"))) };
         dimm.probed = true;
+        dimm.changing = false;
         match read {
             Ok(area) => {
                 let (area, damage) = match area {
@@ -194,9 +203,11 @@ pub(crate) fn probe_region(at: &At, id: u32, generation: Generation) -> Result<(
         }
     }
     let dimms: Vec<u32> = region.mappings.iter().map(|m| m.dimm).collect();
+    let mut writers = Vec::new();
     for dimm in dimms {
         if let Ok(dimm) = state.dimm_mut(dimm) {
             dimm.busy += 1;
+            writers.extend(dimm.writers.take());
         }
     }
     at.tell(&state, Action::Bind, Dev::Region(id));
@@ -213,6 +224,11 @@ pub(crate) fn probe_region(at: &At, id: u32, generation: Generation) -> Result<(
             let mut state = at.bus.lock();
             at.end(&mut state, ticket);
         });
+    }
+    drop(state);
+    // From here on labels are the region's: who was given them to write has them no more.
+    for gate in writers {
+        let _ = gate.close();
     }
     Ok(())
 }

@@ -300,21 +300,23 @@ impl Stack {
     /// The label area of a DIMM, as a medium: what the commands GET_CONFIG_DATA and SET_CONFIG_DATA reach.
     ///
     /// [`Kind::Busy`] for writing while an enabled region uses the DIMM (`write`), [`Kind::Unsupported`] for a DIMM without
-    /// one.
+    /// one. Once a region is enabled that uses the DIMM what was given for writing gives [`Kind::Gone`], and so does
+    /// everything once the DIMM is removed. What was not asked for writing gives [`Kind::ReadOnly`] for a store.
     pub fn label_area(&self, dimm: &str, write: bool) -> Result<Arc<dyn Media>> {
         let Some((at, Dev::Dimm(n))) = crate::tree::names::device(&self.inner, dimm) else {
             return Err(Error::new(Kind::NotFound, "look up DIMM")
                 .found(dimm)
                 .accepted("the name of a DIMM"));
         };
-        let state = at.bus.lock();
-        let found = state.dimm(n)?;
+        let mut state = at.bus.lock();
+        if state.dead {
+            return Err(crate::model::gone(dimm));
+        }
+        let found = state.dimm_mut(n)?;
         if write && found.busy > 0 {
             return Err(crate::model::busy(dimm, "write labels", "a DIMM of an enabled region"));
         }
-        found.media.clone().ok_or_else(|| {
-            Error::new(Kind::Unsupported, "use label area").path(dimm).found("a DIMM without a label area")
-        })
+        crate::labels::handle(found, &at.name(Dev::Dimm(n)), write)
     }
 
     /// All events from now on.
@@ -359,6 +361,9 @@ fn new_dimm(inner: &Inner, number: u32, spec: DimmSpec, idle: bool) -> Dimm {
         minor: number,
         bound: false,
         probed: idle,
+        changing: false,
+        readers: None,
+        writers: None,
         damage: None,
         area: None,
         slots: Vec::new(),

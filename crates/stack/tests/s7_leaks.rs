@@ -61,6 +61,7 @@ fn s7_no_thread_mapping_descriptor_or_lock_stays_behind() {
         let disks = names.map(|n| open(&stack, n));
         let pages = names.map(|n| stack.open_described(n, &OpenOptions::default()).unwrap());
         let media = disks[0].bytes().unwrap().media();
+        let labels = stack.label_area("nmem0", false).unwrap();
         for disk in &disks {
             write(&**disk, 1, 1).unwrap();
         }
@@ -82,7 +83,7 @@ fn s7_no_thread_mapping_descriptor_or_lock_stays_behind() {
         nothing_left(&path, &before, &format!("round {round}"));
         drop(Mapping::open_locked(&path, Access::ReadWrite).unwrap());
         refused(media.read(nvstack_media::MediaOffset(0), &mut [0]), Kind::Gone, &["namespace0.0"]);
-        drop((disks, pages, media));
+        drop((disks, pages, media, labels));
     }
     // The machine itself leaves nothing, with a bus on it or without.
     stack.register(bus(&mapped()));

@@ -17,7 +17,7 @@ use common::{
     unbind, variable, write,
 };
 use nvstack_block::{BlockDevice, Kind};
-use nvstack_media::{Anon, Media};
+use nvstack_media::{Anon, Media, MediaOffset};
 use nvstack_stack::{Action, BusId, Event, OpenOptions, Stack, Tree};
 
 /// A machine with a disk of each kind.
@@ -293,16 +293,74 @@ fn s7_r20_a_late_driver_finds_its_device_gone() {
         bind(&tree, "region0").unwrap();
         // The new namespace of that name is being probed when the late one comes back.
         probes.wait_for(1);
-        attach.open();
-        // (The layout itself passes the probe's door.)
-        probes.wait_for(2);
         hold.store(false, Ordering::Release);
-        probes.open();
+        attach.open();
         refused(late.join().unwrap(), Kind::Gone, &[&seed]);
+        // Nor has it let anybody at the new one.
+        refused(bind(&tree, &ns), Kind::Busy, &[&ns, "being changed"]);
+        probes.open();
     });
     stack.settle();
     assert_eq!(get(&tree, "region0/crc_seed"), "crc0.0");
     assert!(get(&tree, "crc0.0/namespace").is_empty());
+}
+
+#[test]
+fn s7_r20_label_areas_given_out_end_with_the_dimm_and_are_not_written_under_a_region() {
+    let area = labels();
+    let stack = Stack::new();
+    let id = stack.register(labelled(Arc::new(Anon::new(64 * MIB).unwrap()), Arc::clone(&area)));
+    stack.settle();
+    let tree = stack.tree();
+    let at = MediaOffset(100_000);
+    let reader = stack.label_area("nmem0", false).unwrap();
+    refused(reader.store(at, b"x"), Kind::ReadOnly, &[]);
+    refused(stack.label_area("nmem0", true).map(|_| ()), Kind::Busy, &["nmem0"]);
+    unbind(&tree, "region0").unwrap();
+    let writer = stack.label_area("nmem0", true).unwrap();
+    writer.store(at, b"written").unwrap();
+    bind(&tree, "region0").unwrap();
+    // The labels are the region's now.
+    refused(writer.store(at, b"later"), Kind::Gone, &["nmem0"]);
+    let mut found = [0; 7];
+    reader.read(at, &mut found).unwrap();
+    assert_eq!(&found, b"written");
+    unbind(&tree, "region0").unwrap();
+    refused(writer.store(at, b"later"), Kind::Gone, &["nmem0"]);
+    stack.label_area("nmem0", true).unwrap().store(at, b"again").unwrap();
+    stack.unregister(id).unwrap();
+    refused(reader.read(at, &mut found), Kind::Gone, &["nmem0"]);
+    assert_eq!(Arc::strong_count(&area), 1, "somebody keeps the label area");
+}
+
+#[test]
+fn s7_r20_the_labels_of_a_dimm_are_read_by_one_at_a_time() {
+    let (door, area) = (Door::default(), labels());
+    let gate = door.clone();
+    let area = Hooked::new(area, move |_| {
+        gate.pass();
+        Ok(())
+    });
+    let stack = Stack::new();
+    std::thread::scope(|scope| {
+        let _open = door.opened_at_end();
+        stack.register(labelled(Arc::new(Anon::new(64 * MIB).unwrap()), area));
+        door.wait_for(1);
+        let tree = stack.tree();
+        refused(bind(&tree, "nmem0"), Kind::Busy, &["nmem0"]);
+        door.open();
+        stack.settle();
+        door.close();
+        unbind(&tree, "region0").unwrap();
+        unbind(&tree, "nmem0").unwrap();
+        let other = tree.clone();
+        let first = scope.spawn(move || bind(&other, "nmem0"));
+        door.wait_for(1);
+        refused(bind(&tree, "nmem0"), Kind::Busy, &["nmem0"]);
+        door.open();
+        first.join().unwrap().unwrap();
+        bind(&tree, "region0").unwrap();
+    });
 }
 
 /// Two who open a disk at once get one disk; and who unbinds it waits for the one who is opening.
