@@ -6,7 +6,7 @@
 
 use uuid::Uuid;
 
-use crate::model::{BusState, Region};
+use crate::model::{BusState, Mapping, Region};
 
 /// A free piece, in bytes from the start of each mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +53,12 @@ pub(crate) fn gaps(state: &BusState, region: &Region, but: Option<Uuid>) -> Vec<
     gaps
 }
 
-/// `available_size` and `max_available_extent`: bytes of the region.
+/// `available_size` and `max_available_extent`: bytes of the region. Where a DIMM is disabled Linux tells of none that are
+/// available, and of an extent all the same.
 pub(crate) fn available(state: &BusState, region: &Region) -> (u64, u64) {
     let gaps = gaps(state, region, None);
-    let total: u64 = gaps.iter().map(|g| g.len).sum();
+    let enabled = |m: &Mapping| state.dimms.get(&m.dimm).is_some_and(|dimm| dimm.bound);
+    let total: u64 = if region.mappings.iter().all(enabled) { gaps.iter().map(|g| g.len).sum() } else { 0 };
     let most = gaps.iter().map(|g| g.len).max().unwrap_or(0);
     (total.saturating_mul(region.ways()), most.saturating_mul(region.ways()))
 }
