@@ -68,6 +68,21 @@ fn named_regions<'a>(
     Ok(found)
 }
 
+/// As [`named_dimms`], and tells of a name that is not there.
+pub(crate) fn told_dimms<'a>(
+    sys: &'a dyn Sys,
+    names: &[String],
+    filter: &Filter,
+    reporter: &mut dyn Reporter,
+) -> Vec<Dimm<'a>> {
+    let all = buses(sys).into_iter().filter(|b| filter.bus(b)).flat_map(|b| b.dimms());
+    let have: Vec<String> = all.map(|d| d.name().to_owned()).collect();
+    if let Err(e) = all_known(names, "nmem", &have) {
+        reporter.error(&e);
+    }
+    named_dimms(sys, names, filter)
+}
+
 /// The DIMMs that are meant. Unlike with the others a name that is not there is no error: `ndctl` says `0 nmem`.
 pub(crate) fn named_dimms<'a>(sys: &'a dyn Sys, names: &[String], filter: &Filter) -> Vec<Dimm<'a>> {
     let mut found = Vec::new();
@@ -166,7 +181,7 @@ pub(crate) fn collapse(mut outcome: Outcome) -> Outcome {
 pub fn enable_dimms(sys: &dyn Sys, o: &EnableOptions, reporter: &mut dyn Reporter) -> Result<Outcome> {
     settle(sys);
     let mut outcome = Outcome::default();
-    for dimm in named_dimms(sys, &o.names, &o.filter) {
+    for dimm in told_dimms(sys, &o.names, &o.filter, reporter) {
         match bind(&dimm) {
             Ok(()) => outcome.count = outcome.count.saturating_add(1),
             Err(e) => outcome.fail(reporter, &e),
@@ -180,7 +195,7 @@ pub fn enable_dimms(sys: &dyn Sys, o: &EnableOptions, reporter: &mut dyn Reporte
 pub fn disable_dimms(sys: &dyn Sys, o: &EnableOptions, reporter: &mut dyn Reporter) -> Result<Outcome> {
     settle(sys);
     let mut outcome = Outcome::default();
-    for dimm in named_dimms(sys, &o.names, &o.filter) {
+    for dimm in told_dimms(sys, &o.names, &o.filter, reporter) {
         if dimm.active() {
             reporter.note(&format_args!("{} is active, skipping...", dimm.name()));
             outcome.status = 1;

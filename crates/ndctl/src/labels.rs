@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::control::{bind, unbind};
-use crate::enable::{collapse, disable_region, named_dimms};
+use crate::enable::{collapse, disable_region, named_dimms, told_dimms};
 use crate::filter::Filter;
 use crate::json::{Object, Style};
 use crate::model::{Dimm, Region, settle};
@@ -69,7 +69,7 @@ fn each(
     o.filter.check()?;
     settle(sys);
     let mut outcome = Outcome::default();
-    for dimm in named_dimms(sys, &o.dimms, &o.filter) {
+    for dimm in told_dimms(sys, &o.dimms, &o.filter, reporter) {
         match work(&dimm, &mut outcome) {
             Ok(()) => outcome.count = outcome.count.saturating_add(1),
             Err(e) => outcome.fail(reporter, &e),

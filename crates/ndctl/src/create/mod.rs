@@ -140,7 +140,7 @@ pub fn create(sys: &dyn Sys, o: &CreateOptions, reporter: &mut dyn Reporter) -> 
         }
     }
     if outcome.json.is_empty() && outcome.status == 0 {
-        let why = if passed_over.is_empty() { "no region fits".to_owned() } else { passed_over.join("; ") };
+        let why = if passed_over.is_empty() { no_region(sys, &o.filter) } else { passed_over.join("; ") };
         reporter.error(&Error::new(Kind::NoSpace, "create namespace: no space left on device").because(why));
         outcome.status = NO_REGION;
     }
@@ -151,6 +151,19 @@ pub fn create(sys: &dyn Sys, o: &CreateOptions, reporter: &mut dyn Reporter) -> 
         }
     }
     Ok(outcome)
+}
+
+/// That no region is meant, and which there are.
+fn no_region(sys: &dyn Sys, filter: &Filter) -> String {
+    let asked = [("bus", &filter.bus), ("region", &filter.region), ("type", &filter.kind)];
+    let asked = asked.iter().filter_map(|(what, text)| Some(format!("{what} {}", text.as_ref()?)));
+    let there: Vec<String> = Filter::default()
+        .regions(sys)
+        .iter()
+        .map(|(bus, region)| format!("{} (bus {}, type {})", region.name(), bus.name(), region.kind()))
+        .collect();
+    let there = if there.is_empty() { "none: there is no region".to_owned() } else { there.join(", ") };
+    format!("no region fits: found {}, accepted {there}", asked.collect::<Vec<_>>().join(", "))
 }
 
 fn finish(made: &Namespace<'_>, o: &CreateOptions, outcome: &mut Outcome) {

@@ -48,13 +48,20 @@ impl<'a> Region<'a> {
         self.align().filter(|a| *a > 0).unwrap_or(PAGE)
     }
 
-    /// Bytes that no namespace has.
+    /// Bytes that no namespace has. Without labels that is none, though the tree may tell the size of the region: its one
+    /// namespace has them.
     pub fn available(&self) -> u64 {
+        if !self.labelled() {
+            return 0;
+        }
         self.number("available_size").unwrap_or(0)
     }
 
     /// The most of them that lie together. Where the tree does not tell, all.
     pub fn largest_extent(&self) -> u64 {
+        if !self.labelled() {
+            return 0;
+        }
         self.number("max_available_extent").unwrap_or_else(|| self.available())
     }
 
