@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return end::usage(&e),
     };
+    if let Err(e) = cli.command.check() {
+        return end::usage(&e);
+    }
     let name = cli.command.name();
     let done = match cli.command {
         Command::Create(args) => create::run(&args).map(|()| 0),
@@ -45,18 +48,10 @@ fn main() -> ExitCode {
         Command::DisableNamespace(args) => {
             verbs::namespaces(name, &args.namespaces, nvstack_ndctl::disable_namespaces)
         }
-        Command::EnableRegion(args) => {
-            verbs::objects(name, "region", &args.selected, nvstack_ndctl::enable_regions)
-        }
-        Command::DisableRegion(args) => {
-            verbs::objects(name, "region", &args.selected, nvstack_ndctl::disable_regions)
-        }
-        Command::EnableDimm(args) => {
-            verbs::objects(name, "DIMM", &args.selected, nvstack_ndctl::enable_dimms)
-        }
-        Command::DisableDimm(args) => {
-            verbs::objects(name, "DIMM", &args.selected, nvstack_ndctl::disable_dimms)
-        }
+        Command::EnableRegion(args) => verbs::objects(name, &args.selected, nvstack_ndctl::enable_regions),
+        Command::DisableRegion(args) => verbs::objects(name, &args.selected, nvstack_ndctl::disable_regions),
+        Command::EnableDimm(args) => verbs::objects(name, &args.selected, nvstack_ndctl::enable_dimms),
+        Command::DisableDimm(args) => verbs::objects(name, &args.selected, nvstack_ndctl::disable_dimms),
         Command::InitLabels(args) => verbs::init_labels(&args),
         Command::ReadLabels(args) => verbs::read_labels(&args),
         Command::CheckLabels(args) => verbs::check_labels(&args.selected),

@@ -9,10 +9,9 @@ use std::path::Path;
 
 use nvstack_media::{Access, Error, Kind, Result};
 use nvstack_ndctl::list::ListOptions;
-use nvstack_ndctl::model::MapLocation;
 use nvstack_ndctl::{
-    CreateOptions, DestroyOptions, EnableOptions, Filter, InitLabels, InjectError, LabelOptions, Mode,
-    Outcome, ReadInfoblock, ReadLabels, Reporter, WriteInfoblock,
+    CreateOptions, DestroyOptions, EnableOptions, Filter, InitLabels, InjectError, LabelOptions, Outcome,
+    ReadInfoblock, ReadLabels, Reporter, WriteInfoblock,
 };
 
 use crate::args::{
@@ -78,17 +77,6 @@ fn look(command: &'static str, target: &TargetArgs) -> Result<Machine> {
     Ok(machine)
 }
 
-/// The names that a verb works on; some must be given.
-fn names(command: &'static str, selected: &Selected, what: &'static str) -> Result<Vec<String>> {
-    let names = selected.all();
-    if names.is_empty() {
-        return Err(Error::new(Kind::Invalid, command)
-            .found("no name")
-            .accepted(format_args!("TARGET#NAME of a {what}, or all")));
-    }
-    Ok(names)
-}
-
 /// `list`.
 pub(crate) fn list(args: &ListArgs) -> Result<u8> {
     let machine = look("list", &args.target)?;
@@ -132,24 +120,6 @@ pub(crate) fn list(args: &ListArgs) -> Result<u8> {
     Ok(outcome.status)
 }
 
-fn mode(text: Option<&str>) -> Result<Option<Mode>> {
-    text.map(|text| {
-        Mode::parse(text).ok_or_else(|| {
-            Error::new(Kind::Invalid, "read mode").found(text).accepted("raw, sector, fsdax or devdax")
-        })
-    })
-    .transpose()
-}
-
-fn map(text: Option<&str>) -> Result<Option<MapLocation>> {
-    text.map(|text| match text {
-        "mem" => Ok(MapLocation::Memory),
-        "dev" => Ok(MapLocation::Device),
-        _ => Err(Error::new(Kind::Invalid, "read map").found(text).accepted("mem or dev")),
-    })
-    .transpose()
-}
-
 /// `create-namespace`.
 pub(crate) fn create_namespace(args: &CreateNamespaceArgs) -> Result<u8> {
     let name = args.target.target.name.clone();
@@ -171,8 +141,8 @@ pub(crate) fn create_namespace(args: &CreateNamespaceArgs) -> Result<u8> {
         uuid: args.uuid,
         name: args.name.clone(),
         size: args.size,
-        mode: mode(args.mode.as_deref())?,
-        map: map(args.map.as_deref())?,
+        mode: args.mode,
+        map: args.map,
         sector_size: args.sector_size,
         align: args.align,
         force: args.force,
@@ -200,11 +170,8 @@ pub(crate) fn create_namespace(args: &CreateNamespaceArgs) -> Result<u8> {
 /// `destroy-namespace`.
 pub(crate) fn destroy_namespace(args: &DestroyArgs) -> Result<u8> {
     let selected = &args.namespaces.selected;
-    let options = DestroyOptions {
-        namespaces: names("destroy-namespace", selected, "namespace")?,
-        filter: args.namespaces.filter(),
-        force: args.force,
-    };
+    let options =
+        DestroyOptions { namespaces: selected.all(), filter: args.namespaces.filter(), force: args.force };
     change("destroy-namespace", &selected.target, |machine, words| {
         nvstack_ndctl::destroy(machine.sys(), &options, words)
     })
@@ -214,15 +181,14 @@ type Verb = fn(&dyn nvstack_ndctl::Sys, &EnableOptions, &mut dyn Reporter) -> Re
 
 /// `enable-namespace` and `disable-namespace`.
 pub(crate) fn namespaces(command: &'static str, args: &Namespaces, verb: Verb) -> Result<u8> {
-    let options =
-        EnableOptions { names: names(command, &args.selected, "namespace")?, filter: args.filter() };
+    let options = EnableOptions { names: args.selected.all(), filter: args.filter() };
     change(command, &args.selected.target, |machine, words| verb(machine.sys(), &options, words))
 }
 
 /// `enable-` and `disable-` of regions and DIMMs.
-pub(crate) fn objects(command: &'static str, what: &'static str, args: &Selected, verb: Verb) -> Result<u8> {
+pub(crate) fn objects(command: &'static str, args: &Selected, verb: Verb) -> Result<u8> {
     let filter = Filter { bus: args.bus.clone(), ..Filter::default() };
-    let options = EnableOptions { names: names(command, args, what)?, filter };
+    let options = EnableOptions { names: args.all(), filter };
     change(command, &args.target, |machine, words| verb(machine.sys(), &options, words))
 }
 
@@ -390,8 +356,8 @@ pub(crate) fn read_infoblock(args: &InfoblockArgs) -> Result<u8> {
 pub(crate) fn write_infoblock(args: &WriteInfoblockArgs) -> Result<u8> {
     const COMMAND: &str = "write-infoblock";
     let options = WriteInfoblock {
-        mode: mode(args.mode.as_deref())?,
-        map: map(args.map.as_deref())?,
+        mode: args.mode,
+        map: args.map,
         size: args.size,
         align: args.align,
         sector_size: args.sector_size,
@@ -443,7 +409,7 @@ pub(crate) fn inject_error(args: &InjectErrorArgs) -> Result<u8> {
 /// `clear-errors`.
 pub(crate) fn clear_errors(args: &ClearErrorsArgs) -> Result<u8> {
     let selected = &args.namespaces.selected;
-    let names = names("clear-errors", selected, "namespace")?;
+    let names = selected.all();
     let human = std::io::stdout().is_terminal();
     change("clear-errors", &selected.target, |machine, words| {
         nvstack_ndctl::clear_errors(machine.sys(), &names, &args.namespaces.filter(), human, words)

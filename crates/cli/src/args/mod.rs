@@ -7,7 +7,8 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use uuid::Uuid;
 
@@ -102,6 +103,35 @@ impl Command {
             Command::Completions(_) => "completions",
             Command::Man(_) => "man",
         }
+    }
+
+    /// What clap cannot tell of a command line: that a verb was given no object to work on, or options that exclude each other
+    /// by their values.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let refuse = |kind, text: String| Err(Cli::command().error(kind, text));
+        let (selected, what) = match self {
+            Command::DestroyNamespace(args) => (&args.namespaces.selected, "namespace"),
+            Command::EnableNamespace(args) => (&args.namespaces.selected, "namespace"),
+            Command::DisableNamespace(args) => (&args.namespaces.selected, "namespace"),
+            Command::ClearErrors(args) => (&args.namespaces.selected, "namespace"),
+            Command::EnableRegion(args) => (&args.selected, "region"),
+            Command::DisableRegion(args) => (&args.selected, "region"),
+            Command::EnableDimm(args) => (&args.selected, "DIMM"),
+            Command::DisableDimm(args) => (&args.selected, "DIMM"),
+            Command::CreateNamespace(args) => {
+                let mode = args.mode.filter(|mode| args.map.is_some() && !mode.mapped());
+                return mode.map_or(Ok(()), |mode| {
+                    let text = format!("--map in {} mode: accepted in fsdax and devdax mode", mode.name());
+                    refuse(ErrorKind::ArgumentConflict, text)
+                });
+            }
+            _ => return Ok(()),
+        };
+        if selected.all().is_empty() {
+            let text = format!("no {what} is named: accepted TARGET#NAME of a {what}, more names, or all");
+            return refuse(ErrorKind::MissingRequiredArgument, text);
+        }
+        Ok(())
     }
 }
 

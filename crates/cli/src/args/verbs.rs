@@ -4,11 +4,41 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
-use nvstack_ndctl::Filter;
+use nvstack_ndctl::model::MapLocation;
+use nvstack_ndctl::{Filter, Mode};
 use uuid::Uuid;
 
 use super::{LabelVersion, TargetArgs};
 use crate::size;
+
+fn uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::try_parse(text).map_err(|e| format!("{e}; accepted such as 91755b80-2157-4923-b8f6-a1066974c539"))
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    Mode::parse(text)
+        .ok_or_else(|| "accepted raw, sector (or safe), fsdax (or memory), devdax (or dax)".into())
+}
+
+fn map(text: &str) -> Result<MapLocation, String> {
+    match text {
+        "mem" => Ok(MapLocation::Memory),
+        "dev" => Ok(MapLocation::Device),
+        _ => Err("accepted mem or dev".into()),
+    }
+}
+
+fn kind(text: &str) -> Result<String, String> {
+    if ["pmem", "blk"].contains(&text) { Ok(text.into()) } else { Err("accepted pmem or blk".into()) }
+}
+
+fn align(text: &str) -> Result<u64, String> {
+    let bytes = size::parse(text)?;
+    if bytes >= 4096 && bytes.is_power_of_two() {
+        return Ok(bytes);
+    }
+    Err("accepted a power of two, 4096 or more".into())
+}
 
 /// Which objects of a TARGET are meant.
 #[derive(Args)]
@@ -72,7 +102,7 @@ pub(crate) struct CreateNamespaceArgs {
     pub(crate) reconfig: Option<String>,
 
     /// UUID of the namespace's label; random without this option.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = uuid)]
     pub(crate) uuid: Option<Uuid>,
 
     /// Name of the namespace, at most 63 bytes.
@@ -84,19 +114,19 @@ pub(crate) struct CreateNamespaceArgs {
     pub(crate) size: Option<u64>,
 
     /// raw, sector, fsdax or devdax; fsdax without this option.
-    #[arg(short, long)]
-    pub(crate) mode: Option<String>,
+    #[arg(short, long, value_parser = mode)]
+    pub(crate) mode: Option<Mode>,
 
     /// Where the page map of fsdax and devdax is: mem or dev (dev without this option).
-    #[arg(short = 'M', long)]
-    pub(crate) map: Option<String>,
+    #[arg(short = 'M', long, value_parser = map)]
+    pub(crate) map: Option<MapLocation>,
 
     /// Bytes of a sector: 512, 520, 528, 4096, 4104, 4160 or 4224 in sector mode, 512 or 4096 otherwise.
     #[arg(short = 'l', long, value_name = "BYTES", value_parser = size::parse)]
     pub(crate) sector_size: Option<u64>,
 
     /// Alignment of fsdax and devdax: 4096, 2M or 1G.
-    #[arg(short, long, value_name = "BYTES", value_parser = size::parse)]
+    #[arg(short, long, value_name = "BYTES", value_parser = align)]
     pub(crate) align: Option<u64>,
 
     /// Also where the old namespace is active (with -e), or the place is not aligned.
@@ -104,7 +134,7 @@ pub(crate) struct CreateNamespaceArgs {
     pub(crate) force: bool,
 
     /// Type of region: pmem.
-    #[arg(short = 't', long = "type")]
+    #[arg(short = 't', long = "type", value_parser = kind)]
     pub(crate) kind: Option<String>,
 
     /// Go on until no space is left.
@@ -278,8 +308,8 @@ pub(crate) struct WriteInfoblockArgs {
     pub(crate) target: Option<TargetArgs>,
 
     /// fsdax, devdax or sector; fsdax without this option.
-    #[arg(short, long)]
-    pub(crate) mode: Option<String>,
+    #[arg(short, long, value_parser = mode)]
+    pub(crate) mode: Option<Mode>,
 
     /// Bytes of the namespace; needed where there is none.
     #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
@@ -294,16 +324,16 @@ pub(crate) struct WriteInfoblockArgs {
     pub(crate) sector_size: Option<u64>,
 
     /// UUID of what the info block describes; random without this option.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = uuid)]
     pub(crate) uuid: Option<Uuid>,
 
     /// UUID of the namespace.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = uuid)]
     pub(crate) parent_uuid: Option<Uuid>,
 
     /// Where the page map is: mem or dev.
-    #[arg(short = 'M', long)]
-    pub(crate) map: Option<String>,
+    #[arg(short = 'M', long, value_parser = map)]
+    pub(crate) map: Option<MapLocation>,
 
     /// Physical address at which the namespace begins.
     #[arg(short = 'O', long, value_name = "BYTES", value_parser = size::parse)]

@@ -27,6 +27,8 @@ pub(super) struct Board {
     pub(super) options: OpenOptions,
     /// Just this namespace.
     pub(super) only: Option<String>,
+    /// Namespaces that were made raw, too.
+    raw: bool,
     served: Mutex<BTreeMap<String, Served>>,
 }
 
@@ -43,8 +45,9 @@ impl Board {
         exports: Arc<Exports>,
         options: OpenOptions,
         only: Option<String>,
+        raw: bool,
     ) -> Board {
-        Board { stack, exports, options, only, served: Mutex::default() }
+        Board { stack, exports, options, only, raw, served: Mutex::default() }
     }
 
     /// The namespaces with bytes, by number.
@@ -148,7 +151,9 @@ impl Board {
                 };
                 let wanted = self.only.as_ref().is_none_or(|only| *only == name);
                 let known = self.served.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&name);
-                if name.is_empty() || known || !wanted {
+                // A verb that looks at the bytes of a namespace makes it raw for a moment: that is nothing for clients.
+                let lent = !self.raw && word(&tree, &name, "force_raw") == "1";
+                if name.is_empty() || known || !wanted || lent {
                     return;
                 }
                 // Somebody who binds a namespace for a moment to wipe it has unbound it again by now.

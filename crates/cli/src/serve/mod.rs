@@ -49,7 +49,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<u8> {
     let only = args.target.target.name.clone();
     let events = stack.subscribe();
     let exports = Arc::new(Exports::new());
-    let board = Arc::new(Board::new(stack.clone(), Arc::clone(&exports), options, only));
+    let board = Arc::new(Board::new(stack.clone(), Arc::clone(&exports), options, only, args.raw));
     let first = board.fill().map_err(|e| e.path(&machine.place))?;
     if first.is_none() && args.control.is_none() {
         return Err(Error::new(Kind::NotFound, "serve")
@@ -131,7 +131,8 @@ fn open(args: &ServeArgs) -> Result<Machine> {
     }
     let chosen = args.target.target.name.clone();
     let namespaces = || {
-        let all = Board::new(stack.clone(), Arc::default(), nvstack_stack::OpenOptions::default(), None);
+        let all =
+            Board::new(stack.clone(), Arc::default(), nvstack_stack::OpenOptions::default(), None, args.raw);
         all.namespaces().into_iter().filter(|n| chosen.as_ref().is_none_or(|c| c == n))
     };
     if args.raw {
