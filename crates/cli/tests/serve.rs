@@ -5,71 +5,18 @@
 mod common;
 #[path = "common/nbd.rs"]
 mod nbd;
+#[path = "common/serving.rs"]
+mod serving;
 
-use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use common::{Dir, command, run};
 use nbd::Client;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
-
-/// A server in the background, ready.
-struct Serving {
-    child: Child,
-    ready: Value,
-}
-
-impl Serving {
-    fn start(args: &[&str]) -> Serving {
-        Serving::spawn(command(["serve"].iter().chain(args)))
-    }
-
-    fn spawn(mut command: Command) -> Serving {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        if line.is_empty() {
-            let mut err = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-            panic!("not ready: {err}");
-        }
-        Serving { child, ready: serde_json::from_str(&line).unwrap() }
-    }
-
-    fn uri(&self) -> &str {
-        self.ready["uri"].as_str().unwrap()
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.uri().split_once("?socket=").unwrap().1.into()
-    }
-
-    fn kill(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Ends it by a signal; its exit status, and what it said.
-    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
-        self.kill(signal);
-        let status = self.child.wait().unwrap().code();
-        let mut err = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        (status, err)
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // Not SIGKILL, which would leave its socket behind.
-        if let Ok(None) = self.child.try_wait() {
-            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-            let _ = self.child.wait();
-        }
-    }
-}
+use serving::Serving;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()

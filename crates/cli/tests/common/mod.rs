@@ -18,6 +18,11 @@ impl Dir {
         Dir(tempfile::tempdir().unwrap())
     }
 
+    /// One in memory where there is such a place: for many commands that each make things durable.
+    pub(crate) fn quick() -> Dir {
+        tempfile::tempdir_in("/dev/shm").map_or_else(|_| Dir::new(), Dir)
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
@@ -68,7 +73,7 @@ fn snapshot(path: &Path) -> Snapshot {
     Snapshot(meta.len(), meta.modified().unwrap(), blocks)
 }
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
 }
 
