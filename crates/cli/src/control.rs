@@ -4,12 +4,14 @@
 //!
 //! One request and one answer a line, as JSON. The socket belongs to its owner alone.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nvstack_media::{Error, Kind, Result};
 use nvstack_ndctl::Sys;
@@ -19,6 +21,8 @@ use serde::{Deserialize, Serialize};
 const LINE: u64 = (2 * TRANSFER as u64) + 4096;
 /// Bytes that one request moves at most; verbs move less at once.
 const TRANSFER: usize = 1 << 20;
+/// Connections at once. A verb has one, for as long as it runs.
+const CLIENTS: usize = 64;
 
 /// What is asked.
 #[derive(Serialize, Deserialize)]
@@ -153,7 +157,34 @@ pub(crate) struct Control {
     path: PathBuf,
     stop: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
-    clients: Arc<Mutex<Vec<UnixStream>>>,
+    clients: Clients,
+}
+
+/// The connections, so that they can be ended.
+type Clients = Arc<Mutex<BTreeMap<u64, UnixStream>>>;
+
+/// A connection that is forgotten when it ends.
+struct Known {
+    clients: Clients,
+    number: u64,
+}
+
+impl Known {
+    /// Nothing where there are too many.
+    fn new(clients: &Clients, number: u64, stream: &UnixStream) -> Option<Known> {
+        let mut known = clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= CLIENTS {
+            return None;
+        }
+        known.insert(number, stream.try_clone().ok()?);
+        Some(Known { clients: Arc::clone(clients), number })
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
 }
 
 impl Control {
@@ -170,23 +201,33 @@ impl Control {
         rustix::process::umask(mask);
         let listener = bound.map_err(failed)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let clients: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
+        let clients = Clients::default();
         let (stopped, known) = (Arc::clone(&stop), Arc::clone(&clients));
         let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(changed);
         let accepting = std::thread::Builder::new().name("control".into()).spawn(move || {
-            for stream in listener.incoming() {
+            for (number, stream) in (0..).zip(listener.incoming()) {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
-                let Ok(stream) = stream else { continue };
-                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-                known.extend(stream.try_clone());
-                drop(known);
+                let Ok(stream) = stream else {
+                    // Out of descriptors, say: others end meanwhile.
+                    std::thread::sleep(Duration::from_millis(50));
+                    continue;
+                };
+                let Some(known) = Known::new(&known, number, &stream) else {
+                    let full = Error::new(Kind::Busy, "serve control socket")
+                        .found("as many connections as it takes")
+                        .accepted(format_args!("at most {CLIENTS}"));
+                    // Who does not read the answer sees the end of the connection.
+                    let _ = say(&stream, &refusal(&full));
+                    continue;
+                };
                 let (sys, changed) = (Arc::clone(&sys), Arc::clone(&changed));
                 // If no thread can be had the client sees the connection end.
-                let _ = std::thread::Builder::new()
-                    .name("control".into())
-                    .spawn(move || serve(&stream, sys.as_ref(), changed.as_ref()));
+                let _ = std::thread::Builder::new().name("control".into()).spawn(move || {
+                    serve(&stream, sys.as_ref(), changed.as_ref());
+                    drop(known);
+                });
             }
         });
         let accepting = accepting.map_err(failed)?;
@@ -200,7 +241,7 @@ impl Drop for Control {
         // Wakes the one that accepts.
         let _ = UnixStream::connect(&self.path);
         let _ = std::fs::remove_file(&self.path);
-        for client in self.clients.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for client in self.clients.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let _ = client.shutdown(std::net::Shutdown::Both);
         }
         if let Some(accepting) = self.accepting.take() {
@@ -209,9 +250,19 @@ impl Drop for Control {
     }
 }
 
+fn refusal(error: &Error) -> Answer {
+    Answer::Error { kind: format!("{:?}", error.kind()), text: error.to_string() }
+}
+
+/// Sends an answer.
+fn say(mut stream: &UnixStream, answer: &Answer) -> std::io::Result<()> {
+    let mut text = serde_json::to_string(answer)?;
+    text.push('\n');
+    stream.write_all(text.as_bytes())
+}
+
 fn serve(stream: &UnixStream, sys: &dyn Sys, changed: &dyn Fn()) {
     let mut reader = BufReader::new(stream);
-    let mut writer = stream;
     loop {
         let mut line = String::new();
         match reader.by_ref().take(LINE).read_line(&mut line) {
@@ -231,10 +282,8 @@ fn serve(stream: &UnixStream, sys: &dyn Sys, changed: &dyn Fn()) {
                 }
                 answered
             })
-            .unwrap_or_else(|e| Answer::Error { kind: format!("{:?}", e.kind()), text: e.to_string() });
-        let Ok(mut text) = serde_json::to_string(&answered) else { return };
-        text.push('\n');
-        if writer.write_all(text.as_bytes()).is_err() {
+            .unwrap_or_else(|e| refusal(&e));
+        if say(stream, &answered).is_err() {
             return;
         }
     }
@@ -249,7 +298,10 @@ pub(crate) struct Remote {
 impl Remote {
     pub(crate) fn connect(path: &Path) -> Result<Remote> {
         let stream = UnixStream::connect(path).map_err(|e| Error::os("connect to server", e).path(path))?;
-        Ok(Remote { path: path.to_path_buf(), stream: Mutex::new(BufReader::new(stream)) })
+        let remote = Remote { path: path.to_path_buf(), stream: Mutex::new(BufReader::new(stream)) };
+        // Verbs take what cannot be read for what is not there: a server that refuses is told of here.
+        remote.ask(&Request::List { path: "bus/nd/devices".into() })?;
+        Ok(remote)
     }
 
     fn ask(&self, request: &Request) -> Result<Answer> {

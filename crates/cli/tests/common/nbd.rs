@@ -72,6 +72,11 @@ impl Client {
 
     /// A request and its error number.
     fn request(&mut self, command: u16, at: u64, len: u32, data: &[u8]) -> u32 {
+        self.try_request(command, at, len, data).unwrap()
+    }
+
+    /// A request and its error number, or how the connection ended.
+    fn try_request(&mut self, command: u16, at: u64, len: u32, data: &[u8]) -> std::io::Result<u32> {
         let head = [
             &0x2560_9513u32.to_be_bytes()[..],
             &[0, 0],
@@ -80,11 +85,11 @@ impl Client {
             &at.to_be_bytes(),
             &len.to_be_bytes(),
         ];
-        self.0.write_all(&[&head.concat()[..], data].concat()).unwrap();
+        self.0.write_all(&[&head.concat()[..], data].concat())?;
         let mut reply = [0; 16];
-        self.0.read_exact(&mut reply).unwrap();
+        self.0.read_exact(&mut reply)?;
         assert_eq!(reply[..4], 0x6744_6698u32.to_be_bytes());
-        u32::from_be_bytes(reply[4..8].try_into().unwrap())
+        Ok(u32::from_be_bytes(reply[4..8].try_into().unwrap()))
     }
 
     pub(crate) fn read(&mut self, at: u64, len: usize) -> Result<Vec<u8>, u32> {
@@ -102,6 +107,10 @@ impl Client {
             0 => Ok(()),
             e => Err(e),
         }
+    }
+
+    pub(crate) fn try_write(&mut self, at: u64, data: &[u8]) -> std::io::Result<u32> {
+        self.try_request(1, at, u32::try_from(data.len()).unwrap(), data)
     }
 
     pub(crate) fn flush(&mut self) {
