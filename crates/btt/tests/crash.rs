@@ -4,9 +4,10 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::io::IoSlice;
 
-use common::{Dice, Sim, describe, pattern, read, write};
+use common::{Dice, Image, Sim, describe, pattern, read, write};
 use nvstack_block::{BlockDevice, Lba, WriteFlags};
 use nvstack_btt::{Btt, Cache, CreateOptions, OpenOptions, Probe, create, probe};
 use nvstack_format::btt::{ARENA_MIN, LbaSize, Version};
@@ -15,10 +16,11 @@ use uuid::Uuid;
 
 const VERSION: Version = Version::V2_0;
 
-fn fresh(lbasize: u32) -> Vec<u8> {
+fn fresh(lbasize: u32) -> Image {
     let media = Sim::memory(vec![0; usize::try_from(ARENA_MIN).unwrap()]);
     create(&media, &create_options(lbasize, false)).unwrap();
-    media.bytes()
+    // Its bytes are what copies share.
+    media.bytes().into()
 }
 
 fn create_options(lbasize: u32, overwrite: bool) -> CreateOptions {
@@ -42,15 +44,15 @@ const LBAS: [u64; 4] = [0, 1, 17, 3000];
 
 /// What is known of the sectors while a workload runs: the last generation that is surely there, and the newest one that
 /// may be.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 struct Model {
     durable: [u64; 4],
     newest: [u64; 4],
 }
 
 /// A crash image opens read-only and read-write with the same contents; each sector is whole and one that may be there.
-fn judge(image: Vec<u8>, model: &Model, what: &str) -> Vec<u8> {
-    let before = image.clone();
+fn judge(image: Image, model: &Model, what: &str) -> Image {
+    let before = image.digest();
     let mut media = Sim::memory(image.clone());
     media.read_only = true;
     let quiet = open(media, Cache::Writeback, true).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -69,8 +71,8 @@ fn judge(image: Vec<u8>, model: &Model, what: &str) -> Vec<u8> {
             model.newest[i]
         );
     }
-    assert!(quiet.media().bytes() == before, "{what}: read-only open changed the medium");
-    device.media().bytes()
+    assert!(quiet.media().image().digest() == before, "{what}: read-only open changed the medium");
+    device.media().image()
 }
 
 fn content(lba: u64, generation: u64, len: usize) -> Vec<u8> {
@@ -83,6 +85,7 @@ fn run(domain: Domain, cache: Cache, lbasize: u32, seed: u64, operations: usize)
     let base = fresh(lbasize);
     let mut images = 0;
     let mut step = 0;
+    let (mut judged, mut recoveries) = (HashSet::new(), HashSet::new());
     loop {
         let media = Sim::new(base.clone(), domain);
         let device = open(&media, cache, false).unwrap();
@@ -114,34 +117,30 @@ fn run(domain: Domain, cache: Cache, lbasize: u32, seed: u64, operations: usize)
                 break;
             }
         }
-        let mut cuts = Dice(seed ^ step);
-        let ways: [&mut dyn FnMut() -> u64; 4] = [
-            &mut || 0,
-            &mut || u64::MAX - 1,
-            &mut {
-                let mut d = Dice(cuts.roll());
-                move || d.roll()
-            },
-            &mut {
-                let mut d = Dice(cuts.roll());
-                move || d.roll()
-            },
-        ];
-        for choose in ways {
-            let image = media.cut(choose);
+        for image in media.cuts(seed ^ step) {
+            // The same image that may be the same is the same.
+            if !judged.insert((image.digest(), model.clone())) {
+                continue;
+            }
             let what = format!("{domain} {cache:?} {lbasize} seed {seed} step {step}");
             let recovered = judge(image.clone(), &model, &what);
             images += 1;
-            // Recovery is cut at each of its stores, too: what it then leaves means the same.
-            let again = Sim::new(image, domain);
-            again.set_fuse(cuts.roll() % 3);
-            if open(&again, cache, false).is_err() {
-                let cut = again.cut(&mut || cuts.roll());
-                assert!(
-                    judge(cut, &model, &format!("{what}, recovery cut")) == recovered || volatile,
-                    "{what}"
-                );
-                images += 1;
+            // Recovery is cut at each of its steps, too: what it then leaves means the same.
+            if recovered.digest() == image.digest() || !recoveries.insert(image.digest()) {
+                continue;
+            }
+            for fuse in 0.. {
+                let again = Sim::new(image.clone(), domain);
+                again.set_fuse(fuse);
+                let done = open(&again, cache, false).is_ok();
+                for cut in again.cuts(fuse) {
+                    let what = format!("{what}, recovery cut at {fuse}");
+                    assert!(judge(cut, &model, &what).digest() == recovered.digest(), "{what}");
+                    images += 1;
+                }
+                if done {
+                    break;
+                }
             }
         }
         if finished {
@@ -192,32 +191,36 @@ fn a_group_of_two_hundred_sectors_costs_three_drains() {
     assert!(media.drains() > before + 3);
 }
 
+/// Sectors of the old BTT whose map entries lie where the new one has its map, and some others.
+const OLD: [u64; 4] = [0, 5, 29_000, 32_000];
+
 #[test]
 fn laying_out_a_btt_leaves_none_or_a_whole_one() {
     // The old BTT of another sector size, which is laid over, must not shine through either.
     for old in [None, Some(512)] {
-        let base = old.map_or_else(|| vec![0; usize::try_from(ARENA_MIN).unwrap()], fresh);
+        let base: Image = match old {
+            None => vec![0; usize::try_from(ARENA_MIN).unwrap()].into(),
+            Some(lbasize) => {
+                let device = open(Sim::memory(fresh(lbasize)), Cache::Writethrough, false).unwrap();
+                for lba in OLD {
+                    write(&device, lba, &pattern(lba, 1, 512)).unwrap();
+                }
+                device.media().bytes().into()
+            }
+        };
         let mut step = 0;
         let mut seen = [0; 3];
+        let mut judged = HashSet::new();
         loop {
             let media = Sim::new(base.clone(), Domain::Cache);
             media.set_fuse(step);
             let outcome = create(&media, &create_options(4096, true));
-            let mut dice = Dice(step);
-            for choose in
-                [&mut (|| 0u64) as &mut dyn FnMut() -> u64, &mut || u64::MAX - 1, &mut || dice.roll()]
-            {
-                let image = media.cut(choose);
-                match probe(&Sim::memory(image.clone()), VERSION, Uuid::nil()).unwrap() {
-                    Probe::Found(info) => {
-                        let new = info.layout.lbasize.external() == 4096;
-                        seen[if new { 2 } else { 1 }] += 1;
-                        let device = open(Sim::memory(image), Cache::Writeback, false).unwrap();
-                        read(&device, 5).unwrap();
-                    }
-                    // The backup of the old one, or of the new one whose primary is not written yet.
-                    _ => seen[0] += 1,
+            for image in media.cuts(step) {
+                if !judged.insert(image.digest()) {
+                    continue;
                 }
+                let seen = &mut seen[kind(&image)];
+                *seen += 1;
             }
             if outcome.is_ok() {
                 break;
@@ -228,4 +231,27 @@ fn laying_out_a_btt_leaves_none_or_a_whole_one() {
         println!("{old:?}: none {}, old {}, new {}", seen[0], seen[1], seen[2]);
         assert!(seen[2] > 0 && seen[0] > 0 && (seen[1] > 0) == old.is_some());
     }
+}
+
+/// What a cut has left of a BTT that is laid out: 0 none, 1 the old one with all its sectors, 2 the new one, whole.
+fn kind(image: &Image) -> usize {
+    let Probe::Found(info) = probe(&Sim::memory(image.clone()), VERSION, Uuid::nil()).unwrap() else {
+        // The backup of the old one, or of the new one whose primary is not written yet.
+        return 0;
+    };
+    let device = open(Sim::memory(image.clone()), Cache::Writeback, false).unwrap();
+    if info.layout.lbasize.external() == 512 {
+        for lba in OLD {
+            assert!(read(&device, lba).unwrap() == pattern(lba, 1, 512), "LBA {lba} of the old one");
+        }
+        return 1;
+    }
+    let mut map = vec![0; usize::try_from(info.layout.map_len()).unwrap()];
+    image.read(usize::try_from(info.layout.mapoff).unwrap(), &mut map);
+    assert!(map.iter().all(|byte| *byte == 0), "the old map shines through");
+    let [mut primary, mut backup] = [[0; 4096]; 2];
+    image.read(0, &mut primary);
+    image.read(usize::try_from(info.layout.info2off).unwrap(), &mut backup);
+    assert!(primary == backup, "a primary without its backup");
+    2
 }

@@ -14,7 +14,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Dice, Sim, pattern, read, write};
+use common::{Sim, pattern, read, write};
 use nvstack_block::{
     BlockDevice, BytesMedium, Direction, Gate, Kind, Lba, Linear, Page, PageCache, PageState, Partition,
     WriteFlags, partitions,
@@ -107,15 +107,14 @@ fn a_sector_on_a_partition_survives_a_cut_at_every_store() {
     lay_out(&*media_of(&part(&memory)), 512);
     write(&open(media_of(&part(&memory))).unwrap(), 5, &pattern(5, 1, 512)).unwrap();
     let base = memory.bytes();
-    let mut dice = Dice(1);
     let (mut kept, mut replaced) = (0, 0);
     for fuse in 0.. {
         let memory = Arc::new(Sim::new(base.clone(), Domain::Cache));
         let disk = open(media_of(&part(&memory))).unwrap();
         memory.set_fuse(fuse);
         let acknowledged = write(&disk, 5, &pattern(5, 2, 512)).is_ok();
-        for _ in 0..2 {
-            let after = Arc::new(Sim::new(memory.cut(&mut || dice.roll()), Domain::Cache));
+        for image in memory.cuts(fuse) {
+            let after = Arc::new(Sim::new(image, Domain::Cache));
             let found = read(&open(media_of(&part(&after))).unwrap(), 5).unwrap();
             if found == pattern(5, 1, 512) && !acknowledged {
                 kept += 1;
@@ -201,7 +200,7 @@ fn a_page_of_a_disk_with_a_volatile_cache_is_durable_when_it_is_written() {
     page.lock();
     disk.pages().unwrap().rw_page(1, &page, Direction::Write);
     assert_eq!(page.state(), PageState::UPTODATE);
-    let image = memory.cut(&mut || 0);
+    let image = memory.durable();
     assert_eq!(read(&open(Sim::memory(image)).unwrap(), 1).unwrap(), pattern(1, 1, 4096));
 }
 

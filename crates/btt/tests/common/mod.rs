@@ -10,7 +10,9 @@
     clippy::indexing_slicing
 )]
 
-use std::collections::BTreeMap;
+mod image;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IoSlice, IoSliceMut, Read};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -18,17 +20,28 @@ use std::sync::Mutex;
 use nvstack_block::{BlockDevice, Lba, WriteFlags};
 use nvstack_media::{Domain, Error, Extent, Kind, Media, MediaOffset, Result};
 
+pub use image::Image;
+
 /// The unit of the simulated power cut: eight aligned bytes are whole, old or new.
 pub const UNIT: usize = 8;
+
+/// A unit as a store left it.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// The number of the store.
+    store: u64,
+    at: usize,
+    value: [u8; UNIT],
+}
 
 #[derive(Clone)]
 struct State {
     /// What readers see.
-    now: Vec<u8>,
+    now: Image,
     /// What is on the medium for sure.
-    durable: Vec<u8>,
-    /// Bytes that were stored since the last drain: value of each unit, oldest first.
-    pending: Vec<(usize, [u8; UNIT])>,
+    durable: Image,
+    /// What was stored since the last drain, oldest first.
+    pending: Vec<Piece>,
     /// Units that were stored plainly and not flushed: a drain does not cover them (domain `Cache`).
     unflushed: BTreeMap<usize, ()>,
     poison: Vec<u64>,
@@ -46,7 +59,8 @@ pub struct Sim {
 }
 
 impl Sim {
-    pub fn new(bytes: Vec<u8>, domain: Domain) -> Sim {
+    pub fn new(bytes: impl Into<Image>, domain: Domain) -> Sim {
+        let bytes = bytes.into();
         let state = State {
             durable: bytes.clone(),
             now: bytes,
@@ -60,7 +74,7 @@ impl Sim {
         Sim { state: Mutex::new(state), domain, read_only: false }
     }
 
-    pub fn memory(bytes: Vec<u8>) -> Sim {
+    pub fn memory(bytes: impl Into<Image>) -> Sim {
         Sim::new(bytes, Domain::Memory)
     }
 
@@ -84,44 +98,43 @@ impl Sim {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
+        self.image().bytes()
+    }
+
+    pub fn image(&self) -> Image {
         self.state.lock().unwrap().now.clone()
     }
 
-    /// Images that a power cut now could leave: nothing, everything, and, by `choose`, any subset of what is pending.
-    /// On a page cache whole pages go, each as it was at one moment since it was last surely written.
-    pub fn cut(&self, choose: &mut dyn FnMut() -> u64) -> Vec<u8> {
+    /// Images that a power cut now could leave, none of them twice.
+    ///
+    /// What was stored and is not durable goes in parts: of a long store its first unit, its last one, and what lies between,
+    /// of others each unit; on a page cache whole pages, each as it was at one moment since it was last surely written. Of
+    /// few parts all subsets are tried; of many none, all, each alone, all but each, as many as were stored first, pairs of
+    /// neighbours, and some at random.
+    pub fn cuts(&self, seed: u64) -> Vec<Image> {
         let s = self.state.lock().unwrap();
-        let mut image = s.durable.clone();
-        if self.domain == Domain::PageCache {
-            let mut moments: BTreeMap<usize, u64> = BTreeMap::new();
-            let mut seen: BTreeMap<usize, u64> = BTreeMap::new();
-            for (at, _) in &s.pending {
-                *seen.entry(at / 4096).or_default() += 1;
-            }
-            for (page, n) in seen {
-                moments.insert(page, choose() % (n + 1));
-            }
-            for (at, value) in &s.pending {
-                let left = moments.get_mut(&(at / 4096)).unwrap();
-                if *left > 0 {
-                    *left -= 1;
-                    image[*at..*at + UNIT].copy_from_slice(value);
-                }
-            }
+        let chosen = if self.domain == Domain::PageCache {
+            page_cuts(&s.pending, seed)
         } else {
-            // For each unit, one of the values that it had since.
-            let mut by_unit: BTreeMap<usize, Vec<[u8; UNIT]>> = BTreeMap::new();
-            for (at, value) in &s.pending {
-                by_unit.entry(*at).or_default().push(*value);
+            unit_cuts(&s.pending, seed)
+        };
+        let mut seen = BTreeSet::new();
+        let mut images = Vec::new();
+        for chosen in chosen {
+            let mut image = s.durable.clone();
+            for (piece, _) in s.pending.iter().zip(&chosen).filter(|(_, chosen)| **chosen) {
+                image.write(piece.at, &piece.value);
             }
-            for (at, values) in by_unit {
-                let pick = usize::try_from(choose() % (values.len() as u64 + 1)).unwrap();
-                if pick > 0 {
-                    image[at..at + UNIT].copy_from_slice(&values[pick - 1]);
-                }
+            if seen.insert(image.digest()) {
+                images.push(image);
             }
         }
-        image
+        images
+    }
+
+    /// The image that a power cut leaves of which nothing is spared that was not surely written.
+    pub fn durable(&self) -> Image {
+        self.state.lock().unwrap().durable.clone()
     }
 
     fn step(s: &mut State) -> Result<()> {
@@ -139,10 +152,12 @@ impl Sim {
         let start = self.range(&s, at, from.len())?;
         Self::step(&mut s)?;
         s.stores += 1;
-        s.now[start..start + from.len()].copy_from_slice(from);
+        let store = s.stores;
+        s.now.write(start, from);
         for unit in start / UNIT..(start + from.len()).div_ceil(UNIT) {
-            let value = s.now[unit * UNIT..][..UNIT].try_into().unwrap();
-            s.pending.push((unit * UNIT, value));
+            let mut value = [0; UNIT];
+            s.now.read(unit * UNIT, &mut value);
+            s.pending.push(Piece { store, at: unit * UNIT, value });
             if !flushed {
                 s.unflushed.insert(unit * UNIT, ());
             }
@@ -181,7 +196,7 @@ impl Media for Sim {
         if s.poison.iter().any(|u| units.contains(u)) {
             return Err(Error::new(Kind::Poison, "read").at(at));
         }
-        into.copy_from_slice(&s.now[start..start + into.len()]);
+        s.now.read(start, into);
         Ok(())
     }
     fn store(&self, at: MediaOffset, from: &[u8]) -> Result<()> {
@@ -223,11 +238,11 @@ impl Media for Sim {
         s.drains += 1;
         let keep = self.domain == Domain::Cache;
         let pending = std::mem::take(&mut s.pending);
-        for (at, value) in pending {
-            if keep && s.unflushed.contains_key(&at) {
-                s.pending.push((at, value));
+        for piece in pending {
+            if keep && s.unflushed.contains_key(&piece.at) {
+                s.pending.push(piece);
             } else {
-                s.durable[at..at + UNIT].copy_from_slice(&value);
+                s.durable.write(piece.at, &piece.value);
             }
         }
         if !keep {
@@ -247,7 +262,11 @@ impl Media for Sim {
         let s = self.state.lock().unwrap();
         let start = self.range(&s, at, usize::try_from(len).unwrap())?;
         let end = start + usize::try_from(len).unwrap();
-        let zero = |p: usize| s.now[p * 4096..(p * 4096 + 4096).min(s.now.len())].iter().all(|b| *b == 0);
+        let zero = |p: usize| {
+            let mut page = vec![0; 4096.min(s.now.len() - p * 4096)];
+            s.now.read(p * 4096, &mut page);
+            page.iter().all(|b| *b == 0)
+        };
         let hole = zero(start / 4096);
         let mut to = start;
         while to < end && zero(to / 4096) == hole {
@@ -258,6 +277,107 @@ impl Media for Sim {
     fn name(&self) -> String {
         "sim".into()
     }
+}
+
+/// Which of the pending pieces reach the medium.
+type Chosen = Vec<bool>;
+
+/// Parts of which all subsets are tried.
+const FEW: usize = 6;
+/// Of more parts than this, those in the middle are not tried one by one.
+const MANY: usize = 24;
+
+/// The numbers of the parts that are worth a look by themselves.
+fn looked_at(count: usize) -> Vec<usize> {
+    if count <= MANY { (0..count).collect() } else { (0..MANY / 2).chain(count - MANY / 2..count).collect() }
+}
+
+/// Cuts where each unit goes by itself.
+fn unit_cuts(pending: &[Piece], seed: u64) -> Vec<Chosen> {
+    // The part of each piece, in the order of the stores.
+    let mut parts: Vec<usize> = Vec::new();
+    let mut count = 0;
+    for store in pending.chunk_by(|a, b| a.store == b.store) {
+        if store.len() <= 2 {
+            parts.extend(count..count + store.len());
+            count += store.len();
+        } else {
+            parts.push(count);
+            parts.extend(std::iter::repeat_n(count + 1, store.len() - 2));
+            parts.push(count + 2);
+            count += 3;
+        }
+    }
+    let by_part = |with: &dyn Fn(usize) -> bool| -> Chosen { parts.iter().map(|part| with(*part)).collect() };
+    let mut ways = vec![by_part(&|_| false), by_part(&|_| true)];
+    if count <= FEW {
+        ways.extend((0..1usize << count).map(|subset| by_part(&|part| subset >> part & 1 == 1)));
+    } else {
+        for one in looked_at(count) {
+            ways.push(by_part(&|part| part == one));
+            ways.push(by_part(&|part| part != one));
+            ways.push(by_part(&|part| part < one));
+            ways.push(by_part(&|part| part >= one));
+            ways.push(by_part(&|part| part == one || part == one + 1));
+        }
+    }
+    let mut dice = Dice(seed);
+    for _ in 0..2 {
+        ways.push(pending.iter().map(|_| dice.roll() & 1 == 1).collect());
+        let halves: Vec<bool> = (0..count).map(|_| dice.roll() & 1 == 1).collect();
+        ways.push(by_part(&|part| halves[part]));
+    }
+    ways
+}
+
+/// Cuts where whole pages go, each with the first so many of its pieces.
+fn page_cuts(pending: &[Piece], seed: u64) -> Vec<Chosen> {
+    let mut pages: BTreeMap<usize, Vec<Piece>> = BTreeMap::new();
+    for piece in pending {
+        pages.entry(piece.at / 4096).or_default().push(*piece);
+    }
+    let order: Vec<usize> = pages.keys().copied().collect();
+    let full: Vec<usize> = pages.values().map(Vec::len).collect();
+    let at_moments = |moments: &[usize]| -> Chosen {
+        let mut left: BTreeMap<usize, usize> = order.iter().copied().zip(moments.iter().copied()).collect();
+        let mut take = |piece: &Piece| {
+            let left = left.get_mut(&(piece.at / 4096)).unwrap();
+            let taken = *left > 0;
+            *left = left.saturating_sub(1);
+            taken
+        };
+        pending.iter().map(&mut take).collect()
+    };
+    let count = order.len();
+    let none = vec![0; count];
+    let mut ways = vec![at_moments(&none), at_moments(&full)];
+    if count <= FEW {
+        for subset in 0..1usize << count {
+            let moments: Vec<usize> =
+                full.iter().enumerate().map(|(i, n)| if subset >> i & 1 == 1 { *n } else { 0 }).collect();
+            ways.push(at_moments(&moments));
+        }
+    }
+    for one in looked_at(count) {
+        // Each moment between two stores, and some within them, with nothing and with everything else.
+        let mut moments: BTreeSet<usize> = [0, 1, full[one] - 1, full[one]].into();
+        let pieces = &pages[&order[one]];
+        moments.extend((1..pieces.len()).filter(|i| pieces[*i].store != pieces[i - 1].store));
+        for moment in moments {
+            for rest in [&none, &full] {
+                let mut moments = rest.clone();
+                moments[one] = moment;
+                ways.push(at_moments(&moments));
+            }
+        }
+    }
+    let mut dice = Dice(seed);
+    for _ in 0..3 {
+        let some: Vec<usize> =
+            full.iter().map(|n| usize::try_from(dice.roll() % (*n as u64 + 1)).unwrap()).collect();
+        ways.push(at_moments(&some));
+    }
+    ways
 }
 
 /// A file of the project's fixtures.
