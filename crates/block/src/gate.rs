@@ -133,7 +133,7 @@ impl Core {
 /// `rw_page` tells it by the page's state. Nothing behind the gate is kept alive by them.
 ///
 /// Cost of an operation: two atomic operations on a cache line that a sixteenth of the threads share, and a note for the
-/// thread itself; some 20 ns. Geometry is answered from memory, and stays as it was.
+/// thread itself. Geometry is answered from memory, and stays as it was.
 pub struct Gate {
     core: Arc<Core>,
     geometry: Geometry,

@@ -19,6 +19,7 @@ pub mod guid;
 mod invalid;
 pub mod label;
 pub mod pfn;
+pub mod size;
 mod text;
 mod units;
 

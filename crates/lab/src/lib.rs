@@ -42,7 +42,6 @@ mod model;
 mod open;
 mod plan;
 mod read;
-mod size;
 mod template;
 mod text;
 

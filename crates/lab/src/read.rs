@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
+use nvstack_format::size;
 use nvstack_media::{Error, Result};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use crate::size;
 use crate::text::{At, Position, Text};
 
 type Value<'t> = Spanned<DeValue<'t>>;

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 use serde_json::ser::{Formatter, Serializer};
 
-use crate::size;
+use nvstack_format::size;
 
 /// An object with its keys in the order of insertion.
 pub type Object = serde_json::Map<String, Value>;

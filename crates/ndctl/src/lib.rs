@@ -39,7 +39,6 @@ pub mod list;
 pub mod model;
 mod plan;
 mod report;
-pub mod size;
 mod sys;
 
 pub use create::{CreateOptions, create};
@@ -56,6 +55,7 @@ pub use infoblock::{
 pub use labels::{
     InitLabels, LabelOptions, ReadLabels, check_labels, init_labels, read_labels, write_labels, zero_labels,
 };
+pub use nvstack_format::size;
 pub use plan::{Mode, Plan, Space};
 pub use report::{Lines, Outcome, Reporter, status};
 pub use sys::{Sys, no_entry};

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{CreateOptions, random_uuid};
 use crate::model::{Bus, Claim, ClaimKind, MapLocation, Namespace, Region};
 use crate::plan::{Mode, Plan, not_one_of, sector_size_refusal, space};
-use crate::size;
+use nvstack_format::size;
 
 /// The smallest namespace on which something can stand.
 const CLAIM_MIN: u64 = 16 << 20;

@@ -3,7 +3,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
-use nvstack_block::{BlockDevice, Extent, Geometry, Lba, WriteFlags};
+use nvstack_block::{BlockDevice, ByteAccess, Extent, Geometry, Lba, PageAccess, WriteFlags};
 use nvstack_media::Result;
 
 /// Every write to the device inside is durable when it completes.
@@ -41,6 +41,15 @@ impl<D: BlockDevice> BlockDevice for WriteThrough<D> {
 
     fn extents(&self, at: Lba, sectors: u64, found: &mut dyn FnMut(Extent) -> bool) -> Result<()> {
         self.0.extents(at, sectors, found)
+    }
+
+    // Both are durable when they return, whatever the cache is said to be.
+    fn bytes(&self) -> Result<&dyn ByteAccess> {
+        self.0.bytes()
+    }
+
+    fn pages(&self) -> Result<&dyn PageAccess> {
+        self.0.pages()
     }
 }
 
@@ -103,5 +112,14 @@ mod tests {
         device.write_zeroes(Lba(0), 1, WriteFlags::NO_HOLE).unwrap();
         device.discard(Lba(0), 1).unwrap();
         assert_eq!(*device.0.0.lock().unwrap(), ["write 1", "zero 3", "discard", "flush"]);
+    }
+
+    #[test]
+    fn what_the_device_inside_offers_is_offered() {
+        let media = nvstack_media::Anon::new(8192).unwrap();
+        let device = WriteThrough(nvstack_block::Linear::new("pmem0", media, 512, false).unwrap());
+        assert_eq!(device.bytes().unwrap().size(), 8192);
+        assert!(device.pages().is_ok());
+        assert!(WriteThrough(Asked::default()).bytes().is_err());
     }
 }

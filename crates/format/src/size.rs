@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sizes as `ndctl` reads and prints them.
+//! Sizes as `ndctl` reads and prints them: the one spelling for options, lab files and lists.
+
+use alloc::format;
+use alloc::string::{String, ToString};
 
 /// Reads a size: digits as C's `strtoull` with base 0 takes them (0x for hexadecimal, a leading 0 for octal), then at
 /// most one of k K m M g G t T, powers of 1024. Nothing else may follow. The error is what would be accepted.
