@@ -40,8 +40,8 @@ pub use nvstack_format::label::Version as LabelVersion;
 pub use nvstack_media as media;
 pub use nvstack_media::{Error, Kind, Result};
 pub use personality::{
-    Absence, Attached, Attribute, Disk, Identity as DriverIdentity, OpenOptions, Personality, Probed,
-    Settings, Subject,
+    Absence, Attached, Attribute, DeviceNode, Disk, Identity as DriverIdentity, OpenOptions, Personality,
+    Probed, Settings, Subject,
 };
 pub use spec::{BusSpec, DimmSpec, Identity, Idle, MappingSpec, NamespaceKey, Provider, RegionSpec};
 pub use stack::{BusId, Opened, Stack};

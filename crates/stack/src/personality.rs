@@ -34,11 +34,20 @@ pub struct Identity {
     pub min_size: u64,
     /// Its devices have a `resource` attribute.
     pub has_resource: bool,
-    /// What the name of its disk ends with: `s` for `pmem0s`.
-    pub suffix: &'static str,
+    /// What people get of a device.
+    pub node: DeviceNode,
     /// It needs no device of its own: it drives the namespace itself, where no other driver claims it. Such a driver has no
     /// seed, and is asked last.
     pub in_place: bool,
+}
+
+/// What a device of a driver is for those who use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceNode {
+    /// A disk, `pmemR[.N]` and what its name ends with: `s` for `pmem0s`.
+    Disk(&'static str),
+    /// Memory to map, `daxR.N`.
+    Dax,
 }
 
 /// An attribute of a driver's own, beside `uuid`, `namespace`, `size`, `devtype`, `modalias` and what else all have.
@@ -176,7 +185,7 @@ pub trait Attached: Send + Sync {
     /// Where its data begins in the namespace, if it is one run of bytes there.
     fn data(&self) -> Option<MediaOffset>;
 
-    /// Bytes of a sector, with its metadata, that its disk has; none if it has no disk.
+    /// Bytes of a sector, with its metadata, that its disk has; none if it has no disk ([`DeviceNode::Dax`]).
     fn sector_size(&self) -> Option<u32>;
 
     /// Bytes of a logical block of its disk.

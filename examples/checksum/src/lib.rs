@@ -18,7 +18,8 @@ use nvstack_format::guid::ClaimClass;
 use nvstack_format::label;
 use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
 use nvstack_stack::{
-    Attached, Attribute, Disk, DriverIdentity, OpenOptions, Personality, Probed, Settings, Subject,
+    Attached, Attribute, DeviceNode, Disk, DriverIdentity, OpenOptions, Personality, Probed, Settings,
+    Subject,
 };
 use uuid::Uuid;
 
@@ -45,7 +46,7 @@ impl Personality for Checksum {
             mode: "crc",
             min_size: MIN_SIZE,
             has_resource: true,
-            suffix: "c",
+            node: DeviceNode::Disk("c"),
             in_place: false,
         }
     }

@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::{FROM_BACKUP, not_in_list, on, select};
 use crate::personality::{
-    Absence, Attached, Attribute, Disk, Identity, OpenOptions, Personality, Probed, Settings, Subject,
+    Absence, Attached, Attribute, DeviceNode, Disk, Identity, OpenOptions, Personality, Probed, Settings,
+    Subject,
 };
 
 const SECTOR_SIZE: &str = "sector_size";
@@ -33,7 +34,7 @@ impl Personality for BttDriver {
             mode: "safe",
             min_size: btt::ARENA_MIN,
             has_resource: false,
-            suffix: "s",
+            node: DeviceNode::Disk("s"),
             in_place: false,
         }
     }

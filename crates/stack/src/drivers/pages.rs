@@ -14,7 +14,8 @@ use nvstack_pfn::{CreateOptions, OpenOptions as PagesOptions, Pages, Probe, crea
 use super::through::WriteThrough;
 use super::{not_in_list, on};
 use crate::personality::{
-    Absence, Attached, Attribute, Disk, Identity, OpenOptions, Personality, Probed, Settings, Subject,
+    Absence, Attached, Attribute, DeviceNode, Disk, Identity, OpenOptions, Personality, Probed, Settings,
+    Subject,
 };
 
 const MODE: &str = "mode";
@@ -61,7 +62,7 @@ impl Personality for PagesDriver {
             mode: "memory",
             min_size: 16 << 20,
             has_resource: true,
-            suffix: "",
+            node: DeviceNode::Disk(""),
             in_place: false,
         };
         match self.kind {
@@ -71,6 +72,7 @@ impl Personality for PagesDriver {
                 devtype: "nd_dax",
                 driver: "dax_pmem",
                 number: Some(7),
+                node: DeviceNode::Dax,
                 mode: "dax",
                 ..fsdax
             },

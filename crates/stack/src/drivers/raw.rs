@@ -16,7 +16,8 @@ use nvstack_media::{Error, Kind, Result};
 use super::on;
 use super::through::WriteThrough;
 use crate::personality::{
-    Absence, Attached, Attribute, Disk, Identity, OpenOptions, Personality, Probed, Settings, Subject,
+    Absence, Attached, Attribute, DeviceNode, Disk, Identity, OpenOptions, Personality, Probed, Settings,
+    Subject,
 };
 
 /// The driver of raw namespaces (Linux `nd_pmem`).
@@ -32,7 +33,7 @@ impl Personality for RawDriver {
             mode: "raw",
             min_size: 4096,
             has_resource: true,
-            suffix: "",
+            node: DeviceNode::Disk(""),
             in_place: true,
         }
     }

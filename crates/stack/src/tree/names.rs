@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::model::{Bound, BusState, Dev};
+use crate::personality::DeviceNode;
 use crate::stack::{At, Inner};
 
 /// A disk in the tree.
@@ -88,9 +89,8 @@ pub(crate) fn namespace_of(state: &BusState, dev: Dev) -> Option<(u32, u32)> {
 /// The disk of a device: `pmemR[.N]`, numbered as its namespace is, with what its driver appends.
 pub(crate) fn disk_of(at: &At, state: &BusState, dev: Dev) -> Option<DiskName> {
     let bound = bound_of(state, dev)?;
-    bound.attached.sector_size()?;
+    let DeviceNode::Disk(suffix) = at.inner.driver(bound.driver)?.identity().node else { return None };
     let (r, n) = namespace_of(state, dev)?;
-    let suffix = at.inner.driver(bound.driver).map_or("", |d| d.identity().suffix);
     let number = if n == 0 { r.to_string() } else { format!("{r}.{n}") };
     Some(DiskName { name: format!("pmem{number}{suffix}"), minor: bound.minor })
 }
@@ -99,8 +99,7 @@ pub(crate) fn disk_of(at: &At, state: &BusState, dev: Dev) -> Option<DiskName> {
 pub(crate) fn dax_of(at: &At, state: &BusState, dev: Dev) -> Option<DiskName> {
     let Dev::Claim(..) = dev else { return None };
     let bound = bound_of(state, dev)?;
-    let driver = at.inner.driver(bound.driver)?.identity();
-    if driver.number != Some(7) {
+    if at.inner.driver(bound.driver)?.identity().node != DeviceNode::Dax {
         return None;
     }
     let (r, n) = namespace_of(state, dev)?;

@@ -9,7 +9,8 @@ use nvstack_format::guid::ClaimClass;
 use nvstack_format::{MediaOffset, label};
 use nvstack_media::{Error, Kind, Media, Part, Result};
 use nvstack_stack::{
-    Attached, Attribute, Disk, DriverIdentity, OpenOptions, Personality, Probed, Settings, Subject,
+    Attached, Attribute, DeviceNode, Disk, DriverIdentity, OpenOptions, Personality, Probed, Settings,
+    Subject,
 };
 use uuid::Uuid;
 
@@ -46,7 +47,7 @@ impl Personality for Crc {
             mode: "checked",
             min_size: 1 << 20,
             has_resource: false,
-            suffix: "c",
+            node: DeviceNode::Disk("c"),
             in_place: false,
         }
     }
