@@ -19,28 +19,55 @@ use super::qemu::{Boot, Machine};
 use crate::process::sha256_of;
 use crate::report::{Context, Failure, Lane, Result, ensure};
 use crate::unit::workspace;
+use crate::verdict::Verdict;
 
-/// Saves the list, and for each namespace that has one its device's SHA-256, or where in memory a devdax device is: it has
-/// nothing that can be read. A namespace is known by its label's uuid, or by its region's range index.
+/// `look FOLDER` keeps the list, and for each namespace that has one the SHA-256 of its device's parts ([`parts`]), or where in memory
+/// a devdax device is: it has nothing that can be read. A namespace is known by its label's uuid, or by its region's range index.
 const LOOK: &str = r#"
-mkdir -p /out
-ndctl list -BDRNX >/out/list.json
-for n in /sys/bus/nd/devices/namespace*; do
-    name=${n##*/} region=$(dirname $(readlink -f $n))
-    id=$(cat $n/uuid 2>/dev/null)
-    id=${id:-range-$(cat $region/nfit/range_index)}
-    for holder in $n $region/btt* $region/pfn* $region/dax*; do
-        [ $holder = $n ] || [ "$(cat $holder/namespace 2>/dev/null)" = $name ] || continue
-        for b in $holder/block/*; do
-            [ -e $b ] && sum=$(sha256sum /dev/${b##*/}) && echo "$id ${sum%% *}" >>/out/contents
-        done
-        for d in $holder/dax[0-9]*; do
-            [ -e $d/resource ] && echo "$id $(($(cat $d/resource))) $(cat $d/size)" >>/out/contents
+part() {
+    dd if=$1 bs=$((1 << 20)) skip=${2}B count=$3 2>/dev/null
+}
+parts() {
+    size=$(blockdev --getsize64 $1)
+    if [ $size -le $((8 << 20)) ]; then
+        cat $1
+    else
+        part $1 0 3
+        part $1 $((size / 2 >> 20 << 20)) 2
+        part $1 $((size - (1 << 20))) 1
+    fi
+}
+look() {
+    mkdir -p /out/$1
+    ndctl list -BDRNX >/out/$1/list.json
+    for n in /sys/bus/nd/devices/namespace*; do
+        name=${n##*/} region=$(dirname $(readlink -f $n))
+        id=$(cat $n/uuid 2>/dev/null)
+        id=${id:-range-$(cat $region/nfit/range_index)}
+        for holder in $n $region/btt* $region/pfn* $region/dax*; do
+            [ $holder = $n ] || [ "$(cat $holder/namespace 2>/dev/null)" = $name ] || continue
+            for b in $holder/block/*; do
+                [ -e $b ] && sum=$(parts /dev/${b##*/} | sha256sum) && echo "$id ${sum%% *}" >>/out/$1/contents
+            done
+            for d in $holder/dax[0-9]*; do
+                [ -e $d/resource ] && echo "$id $(($(cat $d/resource))) $(cat $d/size)" >>/out/$1/contents
+            done
         done
     done
-done
-save /out
+}
 "#;
+
+/// The parts of a device by which it is known: an emulated CPU takes a minute for the sums of whole ones, which other cases look at.
+pub(super) fn parts(size: u64) -> Vec<(u64, u64)> {
+    if size <= 8 << 20 {
+        vec![(0, size)]
+    } else {
+        vec![(0, 3 << 20), ((size / 2) >> 20 << 20, 2 << 20), (size - (1 << 20), 1 << 20)]
+    }
+}
+
+/// The look at the end of a session.
+pub(crate) const LAST: &str = "last";
 
 /// The raw namespace at the start of the set of four in the scene `interleaved`.
 const RAW: &str = "01ab0003-0000-4000-8000-000000000003";
@@ -60,6 +87,24 @@ pub(crate) struct GuestView {
 /// Files for the guest, by their paths.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
+/// What came of a boot.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The cases of its script.
+    pub(crate) verdicts: Vec<Verdict>,
+    /// Each `look` of its script, and [`LAST`].
+    pub(crate) looks: BTreeMap<String, GuestView>,
+    /// What else the script put into /out.
+    pub(crate) files: BTreeMap<String, String>,
+}
+
+impl Session {
+    /// One of its looks.
+    pub(crate) fn look(&self, name: &str) -> Result<&GuestView> {
+        self.looks.get(name).ok_or_else(|| format!("no look is called {name}").into())
+    }
+}
+
 /// Boots Linux with these images of DIMMs, in the order of the lab's DIMMs and interleaved as it says; runs a script, which may
 /// be empty, and looks. What Linux has changed is in the images afterwards.
 pub(crate) fn judge(
@@ -70,6 +115,19 @@ pub(crate) fn judge(
     given: Files,
     script: &str,
 ) -> Result<GuestView> {
+    let mut session = attend(machine, name, lab, images, given, script)?;
+    session.looks.remove(LAST).ok_or_else(|| format!("{name}: no last look").into())
+}
+
+/// As [`judge`], for a script that has cases, looks itself (`look NAME`) or leaves files in /out.
+pub(crate) fn attend(
+    machine: &Machine,
+    name: &str,
+    lab: &Lab,
+    images: &[PathBuf],
+    given: Files,
+    script: &str,
+) -> Result<Session> {
     let work = tempfile::tempdir_in(&machine.folder).context(machine.folder.display())?;
     let files = lab.weave(images, work.path())?;
     let mut boot = Boot::default();
@@ -79,33 +137,57 @@ pub(crate) fn judge(
     for (path, content) in given {
         boot.file(&path, &content)?;
     }
-    boot.script(script);
     boot.script(LOOK);
-    boot.run(machine, name, BOOT_LIMIT)?;
+    boot.script(script);
+    boot.script(format!("look {LAST}\nsave /out"));
+    let verdicts = boot.run(machine, name, BOOT_LIMIT)?;
     lab.unweave(&files, images)?;
 
-    let read = |file: &str| fs::read_to_string(out.join(file)).context(format!("{name}: {file}"));
-    let list = serde_json::from_str(&read("list.json")?).context(format!("{name}: ndctl list"))?;
-    let files: Result<Vec<File>> =
-        files.iter().map(|file| File::open(file).context(file.display())).collect();
-    let files = files?;
-    let memory = Memory { lab, files: &files };
-    let mut contents = BTreeMap::new();
-    let lines = if out.join("contents").is_file() { read("contents")? } else { String::new() };
-    for line in lines.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let (id, digest) = match words[..] {
-            [id, digest] => (id, digest.to_owned()),
-            [id, address, size] => {
-                let mut bytes = vec![0; size.parse().context(line)?];
-                memory.read(address.parse().context(line)?, &mut bytes)?;
-                (id, sha256_of(&bytes)?)
-            }
-            _ => return Err(format!("{name}: a garbled line: {line}").into()),
-        };
-        contents.insert(id.to_owned(), digest);
+    let open: Result<Vec<File>> = files.iter().map(|file| File::open(file).context(file.display())).collect();
+    let open = open?;
+    let memory = Memory { lab, files: &open };
+    let mut session = Session { verdicts, looks: BTreeMap::new(), files: BTreeMap::new() };
+    for entry in fs::read_dir(&out).context(out.display())? {
+        let path = entry.context(out.display())?.path();
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.join("list.json").is_file() {
+            let view = GuestView::read(&path, &memory).context(format!("{name}: look {file}"))?;
+            session.looks.insert(file, view);
+        } else if path.is_file() {
+            session.files.insert(file, fs::read_to_string(&path).context(path.display())?);
+        }
     }
-    Ok(GuestView { list, contents })
+    Ok(session)
+}
+
+impl GuestView {
+    /// Reads what `look` has kept. The guest's memory is as it was at the end of the boot.
+    fn read(folder: &Path, memory: &Memory<'_>) -> Result<GuestView> {
+        let list = json(&folder.join("list.json"))?;
+        let lines = folder.join("contents");
+        let lines =
+            if lines.is_file() { fs::read_to_string(&lines).context("contents")? } else { String::new() };
+        let mut contents = BTreeMap::new();
+        for line in lines.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (id, digest) = match words[..] {
+                [id, digest] => (id, digest.to_owned()),
+                [id, address, size] => {
+                    let address: u64 = address.parse().context(line)?;
+                    let mut all = Vec::new();
+                    for (at, len) in parts(size.parse().context(line)?) {
+                        let mut bytes = vec![0; usize::try_from(len).context("a part")?];
+                        memory.read(address + at, &mut bytes)?;
+                        all.append(&mut bytes);
+                    }
+                    (id, sha256_of(&all)?)
+                }
+                _ => return Err(format!("a garbled line: {line}").into()),
+            };
+            contents.insert(id.to_owned(), digest);
+        }
+        Ok(GuestView { list, contents })
+    }
 }
 
 /// Makes the images of a recorded scene's DIMMs.
@@ -220,7 +302,7 @@ fn as_recorded(machine: &Machine, scene: &str, state: &str, devices: usize, fold
     Ok(format!("Linux lists one DIMM and its devices, {devices}, as recorded"))
 }
 
-fn json(path: &Path) -> Result<Value> {
+pub(super) fn json(path: &Path) -> Result<Value> {
     let text = fs::read_to_string(path).context(path.display())?;
     serde_json::from_str(&text).context(path.display())
 }

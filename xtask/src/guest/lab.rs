@@ -25,6 +25,9 @@ pub(crate) const BASE: u64 = 4 << 30;
 /// Debian's firmware for QEMU's PC.
 const FIRMWARE: &str = "/usr/share/seabios/bios-256k.bin";
 
+/// What Linux adds memory by.
+const SECTION: u64 = 128 << 20;
+
 /// Read at once from each DIMM of a set. Whole lines, and whole pages: a page of zeros stays a hole.
 const PART: u64 = 64 << 10;
 
@@ -40,17 +43,23 @@ impl Lab {
 
     fn place(&self, boot: &mut Boot, files: &[PathBuf]) -> Result<()> {
         ensure(files.len() == self.dimms.len(), || format!("{} files for {self:?}", files.len()))?;
-        let mut address = BASE;
-        for (dimm, file) in self.dimms.iter().zip(files) {
+        for ((dimm, address), file) in self.dimms.iter().zip(self.addresses()).zip(files) {
             let n = usize::try_from(dimm.handle).context("a handle")?;
-            if self.replaced {
-                boot.dimm_at(n, file, dimm.label_size, address);
-            } else {
-                boot.dimm(n, file, dimm.label_size);
-            }
-            address += dimm.size;
+            boot.dimm_at(n, file, dimm.label_size, address);
         }
         Ok(())
+    }
+
+    /// Where in the guest's memory each DIMM begins: one right after the other where tables of ours divide them, else in whole
+    /// sections, since Linux has no place for two regions in one.
+    pub(crate) fn addresses(&self) -> Vec<u64> {
+        let mut next = BASE;
+        let place = |dimm: &Dimm| {
+            let address = next;
+            next += if self.replaced { dimm.size } else { dimm.size.next_multiple_of(SECTION) };
+            address
+        };
+        self.dimms.iter().map(place).collect()
     }
 
     /// The guest's tables. QEMU's own ones, which they are made from, take a boot: they are kept for machines of the same shape.
@@ -190,7 +199,7 @@ impl Lab {
     }
 }
 
-/// The guest's physical memory behind [`BASE`], in the files of its DIMMs, one after the other.
+/// The guest's physical memory behind [`BASE`], in the files of its DIMMs.
 pub(crate) struct Memory<'a> {
     pub(crate) lab: &'a Lab,
     pub(crate) files: &'a [File],
@@ -233,14 +242,13 @@ impl Memory<'_> {
         length: usize,
         mut piece: impl FnMut(&File, u64, usize) -> Result<()>,
     ) -> Result<()> {
-        let (mut start, mut at, end) = (BASE, address, address + length as u64);
-        for (dimm, file) in self.lab.dimms.iter().zip(self.files) {
+        let (mut at, end) = (address, address + length as u64);
+        for ((dimm, start), file) in self.lab.dimms.iter().zip(self.lab.addresses()).zip(self.files) {
             let stop = end.min(start + dimm.size);
             if at < stop && at >= start {
                 piece(file, at - start, usize::try_from(stop - at).context("a piece")?)?;
                 at = stop;
             }
-            start += dimm.size;
         }
         ensure(at == end, || format!("the guest has no memory at {at:#x}"))
     }

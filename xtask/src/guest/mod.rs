@@ -13,6 +13,7 @@ mod initramfs;
 mod judge;
 mod kernel;
 mod lab;
+mod model;
 mod ours;
 mod qemu;
 pub(crate) mod record;
@@ -39,6 +40,7 @@ pub(crate) fn run(lane: &mut Lane, packages: &mut Packages) -> Result<()> {
     golden::run(lane, &machine)?;
     judge::run(lane, &machine)?;
     let bin = build()?;
+    model::run(lane, &machine, &bin)?;
     ours::run(lane, &machine, &bin)?;
     arenas::run(lane, &machine, &bin)?;
     within::run(lane, &machine, &bin)?;

@@ -21,7 +21,7 @@ use crate::unit::workspace;
 
 const MIB: u64 = 1 << 20;
 const PAGE: usize = 4096;
-const HELPERS: &str = include_str!("record.sh");
+pub(super) const HELPERS: &str = include_str!("record.sh");
 
 /// What is recorded: DIMMs, and what is done to them.
 struct Scene {
