@@ -50,6 +50,23 @@ fn usage_errors_end_as_ndctl_s_do() {
         &["read-infoblock"],
         &["serve", "x.img", "--cache", "none"],
         &["completions", "tcsh"],
+        // No object is named to work on.
+        &["destroy-namespace", "x.img"],
+        &["enable-namespace", "x.img"],
+        &["disable-namespace", "x.img"],
+        &["clear-errors", "x.img"],
+        &["enable-region", "x.img"],
+        &["disable-region", "x.img"],
+        &["enable-dimm", "x.img"],
+        &["disable-dimm", "x.img"],
+        // Words and options that fit no mode, or not this one.
+        &["create-namespace", "x.img", "-m", "blk"],
+        &["create-namespace", "x.img", "-m", "raw", "-M", "mem"],
+        &["create-namespace", "x.img", "-m", "sector", "-M", "dev"],
+        &["create-namespace", "x.img", "-m", "fsdax", "-M", "disk"],
+        &["create-namespace", "x.img", "-a", "3000"],
+        &["create-namespace", "x.img", "-u", "nonsense"],
+        &["write-infoblock", "-c", "-m", "dax0"],
     ] {
         let ran = run(args);
         assert_eq!((ran.status, ran.out.as_str()), (129, ""), "{args:?}: {}", ran.err);
@@ -58,6 +75,28 @@ fn usage_errors_end_as_ndctl_s_do() {
     // What is refused also names what is accepted.
     let ran = run(["create", "x.img", "--size", "64M", "-m", "blk"]);
     assert!(ran.err.contains("sector") && ran.err.contains("raw"), "{}", ran.err);
+    let ran = run(["disable-region", "x.img"]);
+    assert!(ran.err.contains("accepted TARGET#NAME of a region"), "{}", ran.err);
+    let ran = run(["create-namespace", "x.img", "-m", "raw", "-M", "mem"]);
+    assert!(ran.err.contains("accepted in fsdax and devdax mode"), "{}", ran.err);
+}
+
+#[test]
+fn who_asks_for_a_region_or_a_dimm_that_is_not_there_is_told_which_are() {
+    let dir = Dir::new();
+    let image = dir.fixture("golden/base-v1.2");
+    let path = image.to_str().unwrap();
+    let ran = run(["create-namespace", path, "-r", "region9"]);
+    assert_eq!((ran.status, ran.out.as_str()), (237, ""), "{}", ran.err);
+    let words = "no region fits: found region region9, accepted region0 (bus ndbus0, type pmem)";
+    assert!(ran.err.contains(words), "{}", ran.err);
+    let no_dimm = format!("{path}#nmem9");
+    let ran = run(["read-labels", &no_dimm]);
+    assert_eq!((ran.status, ran.out.as_str()), (254, ""), "{}", ran.err);
+    assert!(ran.err.contains("nmem9") && ran.err.contains("nmem0"), "{}", ran.err);
+    // The verbs that change a DIMM count those that they have found, none, and tell of the name all the same.
+    let ran = run(["zero-labels", &no_dimm]);
+    assert!(ran.err.contains("nmem9") && ran.err.contains("nmem0"), "{}", ran.err);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::server::build;
 use crate::unit::target;
 
 use kernel::Kernel;
-use qemu::Machine;
+use qemu::{Machine, boots};
 
 /// A boot takes seconds; a machine that is busy with other things is given more.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
@@ -44,6 +44,12 @@ pub(crate) fn run(lane: &mut Lane, packages: &mut Packages) -> Result<()> {
     ours::run(lane, &machine, &bin)?;
     arenas::run(lane, &machine, &bin)?;
     within::run(lane, &machine, &bin)?;
+    nvstack_tally::tally(
+        "guest",
+        "Linux reads, lists and changes what we make, and the reverse",
+        "kernel boots",
+        boots(),
+    );
     Ok(())
 }
 

@@ -29,6 +29,7 @@ const MADE: [&str; 12] = [
 const THEIRS: &str = "
 edit ndctl create-namespace -r $(region 4) -s 64M -m sector -l 512 -u #11 -n linux
 edit ndctl create-namespace -r $(region 2) -s 32M -m raw -u #12
+edit ndctl create-namespace -r $(region 4) -s 64M -m devdax -u #18
 edit ndctl create-namespace -f -e @10 -m sector -l 4096 -u #13
 edit ndctl destroy-namespace -f @4
 edit rename @6 other
