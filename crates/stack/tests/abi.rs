@@ -220,7 +220,7 @@ fn s10_each_mode_has_the_tree_that_linux_has() {
 
 /// Removals and changes break who reads the tree; additions do not.
 #[test]
-fn s10_what_was_promised_is_still_there() {
+fn s10_r17_what_was_promised_is_still_there() {
     let path = format!("{}/abi.txt", env!("CARGO_MANIFEST_DIR"));
     let now: BTreeSet<String> = Stack::new().abi().iter().map(ToString::to_string).collect();
     if std::env::var_os("NVSTACK_WRITE_ABI").is_some() {

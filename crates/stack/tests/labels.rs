@@ -109,6 +109,23 @@ fn labels_room_is_told_after_each_step_on_one_dimm_and_on_sets() {
 }
 
 #[test]
+fn labels_a_namespace_that_grows_stays_where_it_is() {
+    let area = areas(1);
+    let (stack, tree) = up(set(1, 256 * MIB, &area));
+    let (below, _) = create(&tree, "region0", "raw", 1, 64 * MIB);
+    let (ns, _) = create(&tree, "region0", "raw", 2, 64 * MIB);
+    write(&*open(&stack, &ns), 0, 7).unwrap();
+    destroy(&stack, &below, None);
+    unbind(&tree, &ns).unwrap();
+    // There is room for it from the start of the region on, but its bytes are in the middle.
+    let size = format!("{ns}/size");
+    refused(tree.write(&size, &(256 * MIB).to_string()), Kind::NoDevice, &[&ns, "one piece"]);
+    tree.write(&size, &(192 * MIB).to_string()).unwrap();
+    bind(&tree, &ns).unwrap();
+    assert_eq!(read(&*open(&stack, &ns), 0).unwrap()[0], 7);
+}
+
+#[test]
 fn labels_a_size_that_cannot_be_says_why() {
     let (_stack, tree) = up(labelled(Arc::new(Anon::new(128 * MIB).unwrap()), labels()));
     let ns = "namespace0.0";

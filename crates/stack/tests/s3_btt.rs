@@ -7,12 +7,15 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use common::{MIB, create, get, machine, open, read, refused, write};
+use common::hooked::{Access, Door, Hooked};
+use common::{MIB, create, get, labelled, labels, machine, open, read, refused, write};
 use nvstack_block::{BlockDevice, Kind, Lba, Partition, PartitionInfo, PartitionKind};
 use nvstack_btt::{Btt, CreateOptions, OpenOptions};
 use nvstack_format::btt::{LbaSize, Version};
-use nvstack_media::{Access, Mapping, Media};
+use nvstack_media::{Anon, Mapping, Media};
+use nvstack_stack::Stack;
 use uuid::Uuid;
 
 fn btt(media: Arc<dyn Media>, name: &str) -> Btt<Arc<dyn Media>> {
@@ -81,21 +84,35 @@ fn s3_over_a_plain_mapping() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("plain");
     std::fs::File::create(&path).unwrap().set_len(20 * MIB).unwrap();
-    let disk = btt(Arc::new(Mapping::open_locked(&path, Access::ReadWrite).unwrap()), "plain");
+    let disk = btt(Arc::new(Mapping::open_locked(&path, nvstack_media::Access::ReadWrite).unwrap()), "plain");
     works(&disk);
     disk.flush().unwrap();
     drop(disk);
-    let media: Arc<dyn Media> = Arc::new(Mapping::open_locked(&path, Access::ReadOnly).unwrap());
+    let media: Arc<dyn Media> =
+        Arc::new(Mapping::open_locked(&path, nvstack_media::Access::ReadOnly).unwrap());
     let options = OpenOptions { read_only: true, ..OpenOptions::new("plain", Version::V2_0, Uuid::nil()) };
     assert_eq!(read(&Btt::open(media, options).unwrap(), 77).unwrap()[0], 80);
+}
+
+/// A machine with a disk in sector mode, on a medium that tells of each access.
+fn hooked(hook: impl Fn(Access) + Send + Sync + 'static) -> (Stack, Arc<dyn BlockDevice>) {
+    let media = Hooked::new(Arc::new(Anon::new(64 * MIB).unwrap()), move |access| {
+        hook(access);
+        Ok(())
+    });
+    let stack = Stack::new();
+    stack.register(labelled(media, labels()));
+    stack.settle();
+    let (ns, _) = create(&stack.tree(), "region0", "sector", 1, 32 * MIB);
+    let disk = open(&stack, &ns);
+    (stack, disk)
 }
 
 /// The engine's own tests cut the power at every store; this is the way through the model: what readers see beside writers.
 #[test]
 fn r18_no_sector_is_torn_or_old_beside_writers() {
-    let (stack, tree) = machine(64 * MIB);
-    let (ns, _) = create(&tree, "region0", "sector", 1, 32 * MIB);
-    let disk = open(&stack, &ns);
+    // Whoever looks at the medium or changes it may lose its CPU just then.
+    let (_stack, disk) = hooked(|_| std::thread::yield_now());
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..2)
@@ -128,4 +145,42 @@ fn r18_no_sector_is_torn_or_old_beside_writers() {
     for lba in 0..4 {
         assert_eq!(read(&*disk, lba).unwrap()[4095], 250);
     }
+}
+
+/// Who reads slowly has one sector in hand, whatever is written meanwhile.
+#[test]
+fn r18_a_block_that_is_being_read_is_not_written() {
+    let (door, slow) = (Door::default(), Arc::new(AtomicBool::new(false)));
+    let (_stack, disk) = hooked({
+        let (door, slow) = (door.clone(), Arc::clone(&slow));
+        move |access| {
+            if access.operation == "read" && access.len == 4096 && slow.swap(false, Ordering::AcqRel) {
+                door.pass();
+            }
+        }
+    });
+    write(&*disk, 0, 1).unwrap();
+    slow.store(true, Ordering::Release);
+    std::thread::scope(|scope| {
+        let _open = door.opened_at_end();
+        let reader = scope.spawn(|| read(&*disk, 0).unwrap());
+        door.wait_for(1);
+        let writer = scope.spawn(|| {
+            // The block that is being read comes free, and is this thread's next.
+            write(&*disk, 0, 2).unwrap();
+            write(&*disk, 1, 3).unwrap();
+        });
+        // The second write waits for the reader. One that does not has long ended by then.
+        for _ in 0..300 {
+            if writer.is_finished() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        door.open();
+        let sector = reader.join().unwrap();
+        assert!(sector.iter().all(|b| *b == 1), "the reader was given {}", sector[4095]);
+        writer.join().unwrap();
+    });
+    assert_eq!((read(&*disk, 0).unwrap()[0], read(&*disk, 1).unwrap()[0]), (2, 3));
 }

@@ -24,7 +24,7 @@ fn create_crc(tree: &Tree, uuid: u128) -> (String, String) {
 }
 
 #[test]
-fn s5_a_driver_from_outside_has_all_that_ours_have() {
+fn s5_r5_a_driver_from_outside_has_all_that_ours_have() {
     let (stack, tree) = machine(256 * MIB);
     assert!(tree.read("region0/crc_seed").is_err());
     let events = stack.subscribe();

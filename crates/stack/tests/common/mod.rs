@@ -202,7 +202,8 @@ pub fn open(stack: &Stack, name: &str) -> Arc<dyn BlockDevice> {
 }
 
 pub fn read(disk: &dyn BlockDevice, lba: u64) -> Result<Vec<u8>> {
-    let mut sector = vec![0; disk.geometry().sector_size as usize];
+    // Whatever a read leaves out is seen.
+    let mut sector = vec![0xa5; disk.geometry().sector_size as usize];
     disk.read(Lba(lba), &mut [IoSliceMut::new(&mut sector)])?;
     Ok(sector)
 }
