@@ -2,8 +2,12 @@
 //! The project's own chores. `cargo xtask test` runs every lane of test on a machine that has Rust and Debian's base,
 //! installing what else it needs; `cargo xtask test --lane NAME` runs one.
 
+mod apart;
 mod bench;
+mod breaks;
 mod content;
+mod counts;
+mod crash;
 mod fixtures;
 mod guest;
 mod layout;
@@ -12,6 +16,7 @@ mod packages;
 mod process;
 mod report;
 mod server;
+mod trust;
 mod unit;
 mod verdict;
 
@@ -19,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::apart::Apart;
 use crate::packages::Packages;
 use crate::report::Report;
 
@@ -39,6 +45,9 @@ enum Chore {
         /// Never install a Debian package, not even as root
         #[arg(long)]
         no_install: bool,
+        /// Try as much as `cargo xtask trust` does
+        #[arg(long)]
+        long: bool,
     },
     /// Measure the engines and the server beside their peers, in one run
     Bench {
@@ -52,11 +61,32 @@ enum Chore {
         #[arg(long)]
         write: bool,
     },
+    /// Break what each promise rests on, one thing at a time, and see its test fail
+    Breaks {
+        /// Only tests whose names contain this
+        #[arg(long)]
+        only: Option<String>,
+        /// Also those that were seen to fail before
+        #[arg(long)]
+        anew: bool,
+        /// Leave what was built for the next run
+        #[arg(long)]
+        keep: bool,
+    },
     /// Have Linux and ndctl state again the facts about DIMMs that are in fixtures/lab
     Record {
         /// Record this scene only (may be repeated)
         #[arg(long)]
         scene: Vec<String>,
+    },
+    /// Try everything, for as long as it can be tried, and write TESTING.md
+    Trust {
+        /// Run this lane only (may be repeated); what is known of the others stays
+        #[arg(long)]
+        lane: Vec<String>,
+        /// Only write TESTING.md from what is known
+        #[arg(long)]
+        render: bool,
     },
 }
 
@@ -64,45 +94,109 @@ enum Chore {
 enum LaneName {
     /// Format, lints, documentation, unit and property tests
     Unit,
+    /// Power cuts: every interleaving, every image; and that each part of the protocols that is left out is missed
+    Explore,
+    /// Threads: every interleaving of small cases, random ones of larger
+    Concurrency,
+    /// `nvstack crash-test` as its users run it
+    Crash,
     /// Real NBD clients against `nvstack serve`, and kill -9 under load
     Nbd,
     /// A real Linux kernel under QEMU reads what we write, and the reverse
     Guest,
 }
 
-fn main() -> ExitCode {
-    match Args::parse().chore {
-        Chore::Test { lane, no_install } => test(&lane, no_install),
-        Chore::Bench { rounds, part, write } => {
-            match bench::run(&bench::Options { rounds, part, write }, &mut Packages::new(true)) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("bench: {error}");
-                    ExitCode::FAILURE
-                }
-            }
+impl LaneName {
+    /// In the order in which they run.
+    const ALL: [LaneName; 6] = [
+        LaneName::Unit,
+        LaneName::Explore,
+        LaneName::Concurrency,
+        LaneName::Crash,
+        LaneName::Nbd,
+        LaneName::Guest,
+    ];
+
+    /// As in `--lane`.
+    fn name(self) -> &'static str {
+        match self {
+            LaneName::Unit => "unit",
+            LaneName::Explore => "explore",
+            LaneName::Concurrency => "concurrency",
+            LaneName::Crash => "crash",
+            LaneName::Nbd => "nbd",
+            LaneName::Guest => "guest",
         }
-        Chore::Record { scene } => match guest::record::run(&mut Packages::new(true), &scene) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("record: {error}");
-                ExitCode::FAILURE
-            }
-        },
     }
+
+    /// Whether this workspace has what the lane tests.
+    fn present(self) -> report::Result<bool> {
+        match self {
+            LaneName::Explore => Ok(!Apart::Explore.packages()?.is_empty()),
+            LaneName::Concurrency => Ok(!Apart::Concurrency.packages()?.is_empty()),
+            LaneName::Crash => crash::present(),
+            LaneName::Unit | LaneName::Nbd | LaneName::Guest => Ok(true),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let (name, done) = match Args::parse().chore {
+        Chore::Test { lane, no_install, .. } if counts::counting() => return test(&lane, no_install),
+        Chore::Test { long, .. } => match counted(long) {
+            Ok(code) => return code,
+            Err(error) => ("test", Err(error)),
+        },
+        Chore::Bench { rounds, part, write } => {
+            ("bench", bench::run(&bench::Options { rounds, part, write }, &mut Packages::new(true)))
+        }
+        Chore::Breaks { only, anew, keep } => {
+            ("breaks", breaks::breaks(&breaks::Options { only, anew, keep }))
+        }
+        Chore::Trust { render: true, .. } => ("trust", trust::write()),
+        Chore::Trust { render: false, lane } => ("trust", trust::run(&lane)),
+        Chore::Record { scene } => ("record", guest::record::run(&mut Packages::new(true), &scene)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the lanes in a process whose tests count, and shows what they counted.
+fn counted(long: bool) -> report::Result<ExitCode> {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let (status, counts) = counts::counted(&args, long)?;
+    counts::show(&counts);
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn test(wanted: &[LaneName], no_install: bool) -> ExitCode {
     let mut packages = Packages::new(!no_install);
     let mut report = Report::default();
-    for lane in [LaneName::Unit, LaneName::Nbd, LaneName::Guest] {
-        if wanted.is_empty() || wanted.contains(&lane) {
-            match lane {
-                LaneName::Unit => report.run("unit", |lane| unit::run(lane, &packages)),
-                LaneName::Nbd => report.run("nbd", |lane| nbd::run(lane, &mut packages)),
-                LaneName::Guest => report.run("guest", |lane| guest::run(lane, &mut packages)),
+    for name in LaneName::ALL.into_iter().filter(|name| wanted.is_empty() || wanted.contains(name)) {
+        match name.present() {
+            Ok(true) => {}
+            Ok(false) => {
+                println!("{:<12} is not here", name.name());
+                continue;
+            }
+            Err(error) => {
+                report.run(name.name(), |_| Err(error));
+                continue;
             }
         }
+        report.run(name.name(), |lane| match name {
+            LaneName::Unit => unit::run(lane, &packages),
+            LaneName::Explore => Apart::Explore.run(lane),
+            LaneName::Concurrency => Apart::Concurrency.run(lane),
+            LaneName::Crash => crash::lane(lane),
+            LaneName::Nbd => nbd::run(lane, &mut packages),
+            LaneName::Guest => guest::run(lane, &mut packages),
+        });
     }
     report.finish()
 }

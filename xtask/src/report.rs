@@ -5,6 +5,8 @@ use std::fmt::{self, Display};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::counts::LANES;
+
 /// Result of a chore.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
@@ -118,7 +120,7 @@ impl Report {
 
     /// Prints the table and the totals; the status is 0 only if every lane ran and nothing failed.
     pub(crate) fn finish(&self) -> ExitCode {
-        println!("\n{:<6} {:>5}  {:<14} {:>7}", "lane", "cases", "result", "seconds");
+        println!("\n{:<12} {:>5}  {:<14} {:>7}", "lane", "cases", "result", "seconds");
         for lane in &self.lanes {
             let result = match lane {
                 Lane { could_not_run: true, .. } => "COULD NOT RUN".to_owned(),
@@ -126,7 +128,8 @@ impl Report {
                 Lane { failed, .. } => format!("{failed} FAILED"),
             };
             let cases = lane.passed + lane.failed;
-            println!("{:<6} {cases:>5}  {result:<14} {:>7.1}", lane.name, lane.took.as_secs_f64());
+            println!("{:<12} {cases:>5}  {result:<14} {:>7.1}", lane.name, lane.took.as_secs_f64());
+            nvstack_tally::tally(LANES, lane.name, "cases", u64::try_from(cases).unwrap_or(u64::MAX));
         }
         let passed: usize = self.lanes.iter().map(|lane| lane.passed).sum();
         let failed: usize = self.lanes.iter().map(|lane| lane.failed).sum();
