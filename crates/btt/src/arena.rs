@@ -2,13 +2,15 @@
 //! One arena: where its parts lie, and the locks of its map.
 
 use std::collections::BTreeMap;
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nvstack_format::btt::{ArenaLayout, MapEntry, Padding};
 use nvstack_format::{Block, MediaOffset, Premap};
 use nvstack_media::{Error, Kind, Media, Result};
 
 use crate::group::Stripe;
+use crate::mutants::{Mutant, keeps};
+use crate::step;
 
 /// Map locks of an arena. Sixteen neighbouring entries, a cache line of the map, share one (as in Linux).
 const STRIPES: u32 = 256;
@@ -101,6 +103,7 @@ impl Arena {
 
     fn stripe(&self, premap: Premap) -> Result<&RwLock<Stripe>> {
         let line = premap.0.checked_shr(4).unwrap_or(0);
+        let line = if keeps(Mutant::MapLock) { line } else { own_number() };
         usize::try_from(line.checked_rem(STRIPES).unwrap_or(0))
             .ok()
             .and_then(|i| self.stripes.get(i))
@@ -110,12 +113,12 @@ impl Arena {
     /// Locks the entries around a sector against change. A panic under such a lock can't have left the stripe half
     /// changed in a way that matters: its lists are pushed to and cleared in one step each.
     pub(crate) fn share(&self, premap: Premap) -> Result<RwLockReadGuard<'_, Stripe>> {
-        Ok(self.stripe(premap)?.read().unwrap_or_else(PoisonError::into_inner))
+        Ok(step::read(self.stripe(premap)?))
     }
 
     /// Locks the entries around a sector for change.
     pub(crate) fn claim(&self, premap: Premap) -> Result<RwLockWriteGuard<'_, Stripe>> {
-        Ok(self.stripe(premap)?.write().unwrap_or_else(PoisonError::into_inner))
+        Ok(step::write(self.stripe(premap)?))
     }
 
     /// All stripes, for the commit that seals them one by one.
@@ -136,4 +139,13 @@ impl Arena {
             Some(why) => Err(Error::new(Kind::Io, format!("write to arena {}", self.index)).found(why)),
         }
     }
+}
+
+/// A number of the running task's own, for locks that lock nobody else out.
+fn own_number() -> u32 {
+    #[cfg(feature = "sim")]
+    if let Some(task) = step::hook::task() {
+        return u32::try_from(task).unwrap_or(0);
+    }
+    0
 }

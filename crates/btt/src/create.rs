@@ -8,6 +8,7 @@ use nvstack_format::btt::{
 use nvstack_media::{Error, Kind, Media, Result};
 use uuid::Uuid;
 
+use crate::mutants::{Mutant, keeps};
 use crate::open::{Probe, probe};
 
 /// What to lay out.
@@ -47,7 +48,9 @@ fn lay_out<M: Media>(media: &M, options: &CreateOptions) -> Result<()> {
         _ if options.overwrite => {
             // The old first info block goes first: from here on nobody finds the old BTT, until the new one is whole.
             media.zero(start, 4096)?;
-            media.drain()?;
+            if keeps(Mutant::OldInfoDrain) {
+                media.drain()?;
+            }
         }
         Probe::Found(info) | Probe::Damaged { backup: info, .. } => {
             return Err(Error::new(Kind::Exists, "create BTT")
@@ -62,6 +65,9 @@ fn lay_out<M: Media>(media: &M, options: &CreateOptions) -> Result<()> {
         let layout = ArenaLayout::compute(span.size, options.lbasize, span.nextoff)
             .map_err(|f| Error::invalid(Kind::Invalid, "create BTT", start.plus(span.offset), f))?;
         let base = start.plus(span.offset);
+        if !keeps(Mutant::InfoFirst) {
+            write_infos(media, options, [(base, layout)])?;
+        }
         media.zero(base.plus(layout.mapoff), layout.map_len())?;
         for lane in 0..layout.nfree {
             let group = layout.flog_group(lane).map_or(MediaOffset(u64::MAX), |o| base.plus(o));
@@ -69,10 +75,20 @@ fn lay_out<M: Media>(media: &M, options: &CreateOptions) -> Result<()> {
         }
         arenas.push((base, layout));
     }
-    media.drain()?;
+    if keeps(Mutant::LayoutDrain) {
+        media.drain()?;
+    }
+    write_infos(media, options, arenas.into_iter().rev())
+}
 
+/// Writes both info blocks of each arena, the backup first.
+fn write_infos<M: Media>(
+    media: &M,
+    options: &CreateOptions,
+    arenas: impl IntoIterator<Item = (MediaOffset, ArenaLayout)>,
+) -> Result<()> {
     let length = |bytes: &[u8; INFO_LEN]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    for (base, layout) in arenas.into_iter().rev() {
+    for (base, layout) in arenas {
         let info =
             Info { uuid: options.uuid, parent: options.parent, flags: 0, version: options.version, layout };
         let bytes = info.encode();

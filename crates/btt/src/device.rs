@@ -13,6 +13,7 @@ use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
 
 use crate::arena::Arena;
 use crate::lanes::Held;
+use crate::mutants::{Mutant, keeps};
 use crate::open::{Btt, Mode};
 use crate::order;
 
@@ -97,11 +98,12 @@ impl<M: Media> Btt<M> {
                     // A zero or error entry names a block as well, but nobody reads it.
                     self.tracking.publish(held.lane, arena.index, entry.block(premap));
                     let again = arena.entry(&self.media, premap)?;
-                    if again == entry {
+                    if again == entry || !keeps(Mutant::RttLook) {
                         break;
                     }
                     entry = again;
                 }
+                self.tracking.publish_late(held.lane, arena.index, entry.block(premap));
                 let outcome = self.read_entry(arena, premap, entry, into);
                 self.tracking.clear(held.lane);
                 (entry, outcome)

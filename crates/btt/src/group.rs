@@ -16,7 +16,8 @@ use nvstack_media::{Error, Kind, Media, Result};
 
 use crate::arena::Arena;
 use crate::lanes::Slot;
-use crate::order;
+use crate::mutants::{Mutant, keeps};
+use crate::{order, step};
 
 /// A sector that was written and is not committed: its data lies in `slot.free`.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,8 @@ impl Stripe {
 
     /// The block of a sector that may be overwritten where it lies.
     pub(crate) fn overwritable(&self, premap: Premap) -> Option<Block> {
-        self.open.iter().find(|p| p.premap == premap).map(|p| p.slot.free)
+        let sealed = self.sealed.iter().filter(|_| !keeps(Mutant::GroupSeal));
+        self.open.iter().chain(sealed).find(|p| p.premap == premap).map(|p| p.slot.free)
     }
 
     /// Whether nothing at all waits here.
@@ -180,7 +182,7 @@ impl Group {
                 .found("no usable free block")
                 .accepted("at least one"));
         }
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = step::turn(&self.turn);
         if pool.is_empty() { self.commit_in_turn(media, arenas, &turn) } else { Ok(()) }
     }
 
@@ -195,7 +197,7 @@ impl Group {
     /// Makes everything that was written before the call durable.
     pub(crate) fn commit<M: Media>(&self, media: &M, arenas: &[Arena]) -> Result<()> {
         let before = self.begun.load(Ordering::SeqCst);
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = step::turn(&self.turn);
         if self.begun.load(Ordering::SeqCst) > before {
             // One began after this call and is over; it took everything along, or froze the arenas.
             return arenas.iter().try_for_each(Arena::writable);
@@ -236,7 +238,7 @@ impl Group {
         for arena in arenas {
             let mut group = Vec::new();
             for stripe in arena.stripes() {
-                let mut stripe = stripe.write().unwrap_or_else(PoisonError::into_inner);
+                let mut stripe = step::write(stripe);
                 let open = std::mem::take(&mut stripe.open);
                 group.extend_from_slice(&open);
                 stripe.sealed.extend(open);

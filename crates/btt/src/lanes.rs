@@ -42,18 +42,40 @@ pub(crate) struct Lanes {
     lanes: Box<[Lane]>,
 }
 
+/// What a holder of a lane works with.
+enum Slots<'a> {
+    Locked(MutexGuard<'a, Vec<Slot>>),
+    /// A lane without a lock: what it owned when it was taken, put back when it is given up.
+    #[cfg(feature = "mutants")]
+    Raced(Vec<Slot>, &'a Mutex<Vec<Slot>>),
+}
+
+#[cfg(feature = "mutants")]
+impl Drop for Slots<'_> {
+    fn drop(&mut self) {
+        if let Slots::Raced(slots, lane) = self {
+            *lane.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = std::mem::take(slots);
+        }
+    }
+}
+
 /// A held lane.
 pub(crate) struct Held<'a> {
     /// Its number, 0 to 255.
     pub(crate) lane: usize,
-    slots: MutexGuard<'a, Vec<Slot>>,
+    slots: Slots<'a>,
 }
 
 impl Held<'_> {
     /// What it owns in an arena.
     pub(crate) fn slot(&mut self, arena: usize) -> Result<&mut Slot> {
         let lane = self.lane;
-        self.slots.get_mut(arena).ok_or_else(|| {
+        let slots = match &mut self.slots {
+            Slots::Locked(slots) => &mut **slots,
+            #[cfg(feature = "mutants")]
+            Slots::Raced(slots, _) => slots,
+        };
+        slots.get_mut(arena).ok_or_else(|| {
             Error::new(Kind::OutOfRange, "use lane").found(format_args!("lane {lane}, arena {arena}"))
         })
     }
@@ -78,7 +100,11 @@ impl Lanes {
         for lane in self.from(start) {
             let Some(Lane(lock)) = self.lanes.get(lane) else { continue };
             match lock.try_lock() {
-                Ok(slots) if fits(&slots) => return Ok(Held { lane, slots }),
+                #[cfg(feature = "mutants")]
+                Ok(slots) if !crate::mutants::keeps(crate::mutants::Mutant::LaneRace) => {
+                    return Ok(Held { lane, slots: Slots::Raced(slots.clone(), lock) });
+                }
+                Ok(slots) if fits(&slots) => return Ok(Held { lane, slots: Slots::Locked(slots) }),
                 Ok(_) | Err(TryLockError::Poisoned(_)) => {}
                 Err(TryLockError::WouldBlock) => {
                     waited_for.get_or_insert(lane);
@@ -89,10 +115,10 @@ impl Lanes {
         let Some(start) = waited_for else { return Err(exhausted()) };
         for lane in self.from(start) {
             let Some(Lane(lock)) = self.lanes.get(lane) else { continue };
-            if let Ok(slots) = lock.lock()
+            if let Some(slots) = wait_for(lock)
                 && fits(&slots)
             {
-                return Ok(Held { lane, slots });
+                return Ok(Held { lane, slots: Slots::Locked(slots) });
             }
         }
         Err(exhausted())
@@ -105,12 +131,21 @@ impl Lanes {
     }
 }
 
+/// Waits for one lane; none if its holder panicked.
+fn wait_for(lock: &Mutex<Vec<Slot>>) -> Option<MutexGuard<'_, Vec<Slot>>> {
+    if crate::step::simulated() { Some(crate::step::turn(lock)) } else { lock.lock().ok() }
+}
+
 fn exhausted() -> Error {
     Error::new(Kind::Poison, "take a lane").found("no lane with a usable free block").accepted("at least one")
 }
 
 /// Where a thread begins to look: eight lanes apart, so that the first 32 threads share no line of the read table.
 fn home() -> usize {
+    // Which lane a simulated task takes may not hang on how many threads there were before.
+    if crate::step::simulated() {
+        return 0;
+    }
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static HOME: usize = NEXT.fetch_add(8, Ordering::Relaxed);

@@ -18,9 +18,14 @@ mod create;
 mod device;
 mod group;
 mod lanes;
+mod mutants;
 mod open;
 mod order;
 mod recover;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
+mod step;
 mod ticker;
 mod tracking;
 

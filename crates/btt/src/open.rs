@@ -11,6 +11,7 @@ use crate::arena::Arena;
 use crate::audit::audit;
 use crate::group::Group;
 use crate::lanes::{Lanes, Slot};
+use crate::mutants::{Mutant, keeps};
 use crate::order;
 use crate::recover::recover;
 use crate::tracking::Tracking;
@@ -67,6 +68,16 @@ fn read_info<M: Media>(
 ) -> Result<Result<Info, Rejected>> {
     let mut raw = [0u8; INFO_LEN];
     media.read(base, &mut raw)?;
+    if !keeps(Mutant::ChecksumCheck)
+        && let Some((rest, sum)) = raw.split_last_chunk_mut::<8>()
+    {
+        *sum = [0; 8];
+        let at = rest.len();
+        let found = nvstack_format::fletcher64_without(&raw, at).to_le_bytes();
+        if let Some(sum) = raw.last_chunk_mut::<8>() {
+            *sum = found;
+        }
+    }
     Ok(Info::parse(&raw, version, parent, room))
 }
 
@@ -203,17 +214,29 @@ fn open<M: Media>(media: M, options: OpenOptions) -> Result<Btt<M>> {
     }
     let infos = read_chain(&media, &options)?;
     check_configured(&infos, &options)?;
+    attach(media, options, infos, read_only)
+}
 
+/// Attaches to arenas whose info blocks are known and agree.
+pub(crate) fn attach<M: Media>(
+    media: M,
+    options: OpenOptions,
+    infos: Vec<Info>,
+    read_only: bool,
+) -> Result<Btt<M>> {
     let mut arenas = Vec::with_capacity(infos.len());
     let mut slots: Vec<Vec<Slot>> = Vec::new();
     let mut base = MediaOffset(options.version.start());
     let mut first = 0u64;
     let mut recovered = 0u64;
     for (index, info) in infos.iter().enumerate() {
-        let found = recover(&media, base, &info.layout)?;
+        let mut found = recover(&media, base, &info.layout)?;
+        if read_only && !keeps(Mutant::RedoReadOnly) {
+            found.redo.clear();
+        }
         recovered = recovered.saturating_add(u64::try_from(found.redo.len()).unwrap_or(u64::MAX));
         // An arena in error state is not written, not even by recovery.
-        if !read_only && !info.error() {
+        if !read_only && !info.error() && keeps(Mutant::Audit) {
             audit(&media, base, &info.layout, &found.redo, &found.free)?;
         }
         let arena = Arena::new(index, base, first, info.layout, found.padding, found.redo);
@@ -232,10 +255,14 @@ fn open<M: Media>(media: M, options: OpenOptions) -> Result<Btt<M>> {
         // All of recovery was decided before any of it is written: a medium that turns out corrupt stays as it is.
         for arena in arenas.iter_mut().filter(|a| a.writable().is_ok()) {
             for (premap, entry) in std::mem::take(&mut arena.redo) {
-                order::switch_entry(&media, arena, premap, entry)?;
+                if keeps(Mutant::Redo) {
+                    order::switch_entry(&media, arena, premap, entry)?;
+                }
             }
         }
-        media.drain()?;
+        if keeps(Mutant::RedoDrain) {
+            media.drain()?;
+        }
     }
 
     let grouped = media.domain() == Domain::PageCache;

@@ -16,6 +16,7 @@ use nvstack_media::{Media, Result};
 use crate::arena::Arena;
 use crate::group::Pending;
 use crate::lanes::Slot;
+use crate::mutants::{Mutant, keeps};
 
 /// Zeros for the metadata bytes behind a sector's data (8, 16, 64 or 128 of them): Linux's integrity bytes, unused.
 const METADATA: [u8; 128] = [0; 128];
@@ -57,7 +58,9 @@ pub(crate) fn commit_sector<M: Media>(
     slot: &mut Slot,
     premap: Premap,
 ) -> Result<()> {
-    media.drain()?; // 1: data
+    if keeps(Mutant::DataDrain) {
+        media.drain()?; // 1: data
+    }
 
     let _entry_lock = arena.claim(premap)?;
     // Another lane may have failed past its commit point under this very lock.
@@ -67,15 +70,31 @@ pub(crate) fn commit_sector<M: Media>(
     let [first, second] = record(premap, entry, old, slot).halves();
     let at = arena.flog_at(lane, slot.next)?;
 
-    media.store_u64(at, first)?;
-    media.persist(at, 8)?; // 2: first half
-
     let map_at = arena.map_at(premap)?;
+    if !keeps(Mutant::FlogSwapped) {
+        media.store_u64(at.plus(8), second)?;
+        media.persist(at.plus(8), 8)?;
+    }
+    if !keeps(Mutant::MapBeforeFlog) {
+        media.store_u32(map_at, MapEntry::normal(slot.free).0)?;
+        media.persist(map_at, 4)?;
+    }
+
+    media.store_u64(at, first)?;
+    if keeps(Mutant::FlogFirst) && keeps(Mutant::TwoFence) {
+        media.persist(at, 8)?; // 2: first half
+    }
+
     let rest = || -> Result<()> {
         media.store_u64(at.plus(8), second)?; // the commit point
-        media.persist(at.plus(8), 8)?; // 3: second half
+        if keeps(Mutant::FlogSecond) {
+            media.persist(at.plus(8), 8)?; // 3: second half
+        }
         media.store_u32(map_at, MapEntry::normal(slot.free).0)?;
-        media.persist(map_at, 4) // 4: map
+        if keeps(Mutant::MapPersist) && keeps(Mutant::TwoFence) {
+            media.persist(map_at, 4)?; // 4: map
+        }
+        Ok(())
     };
     rest().inspect_err(|e| arena.freeze(e))?;
     slot.advance(old);
@@ -92,7 +111,9 @@ pub(crate) fn commit_sector<M: Media>(
 /// Returns each lane with what it owns now. An error leaves memory and file in doubt of each other: the caller
 /// freezes the arenas.
 pub(crate) fn commit_group<M: Media>(media: &M, sealed: Vec<(&Arena, Vec<Pending>)>) -> Result<Returned> {
-    media.drain()?; // 1: data
+    if keeps(Mutant::GroupData) {
+        media.drain()?; // 1: data
+    }
 
     let mut switches = Vec::with_capacity(sealed.len());
     for (arena, group) in sealed {
@@ -102,6 +123,9 @@ pub(crate) fn commit_group<M: Media>(media: &M, sealed: Vec<(&Arena, Vec<Pending
             let old = arena.block_of(entry, premap)?;
             let [first, second] = record(premap, entry, old, &slot).halves();
             let at = arena.flog_at(lane, slot.next)?;
+            if !keeps(Mutant::GroupOrder) {
+                media.store_u64(at.plus(8), second)?;
+            }
             media.store_u64(at, first)?; // 2: both in one page
             media.store_u64(at.plus(8), second)?; // the commit point
             media.flush(at, 16)?;
@@ -109,7 +133,9 @@ pub(crate) fn commit_group<M: Media>(media: &M, sealed: Vec<(&Arena, Vec<Pending
         }
         switches.push((arena, arena_switches));
     }
-    media.drain()?; // 3: flog
+    if keeps(Mutant::GroupFlog) {
+        media.drain()?; // 3: flog
+    }
 
     let mut lanes = Vec::with_capacity(switches.len());
     for (arena, arena_switches) in switches {
@@ -125,7 +151,9 @@ pub(crate) fn commit_group<M: Media>(media: &M, sealed: Vec<(&Arena, Vec<Pending
         }
         lanes.push((arena.index, freed));
     }
-    media.drain()?; // 4: map
+    if keeps(Mutant::GroupMap) {
+        media.drain()?; // 4: map
+    }
     Ok(lanes)
 }
 

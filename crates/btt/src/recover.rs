@@ -8,6 +8,7 @@ use nvstack_format::{Block, Invalid, MediaOffset, Premap};
 use nvstack_media::{Error, Kind, Media, Result};
 
 use crate::lanes::Slot;
+use crate::mutants::{Mutant, keeps};
 
 /// Bytes of a lane's flog group.
 const GROUP: usize = 64;
@@ -32,14 +33,23 @@ pub(crate) fn recover<M: Media>(media: &M, base: MediaOffset, layout: &ArenaLayo
     let flog = base.plus(layout.logoff);
     let groups = read_groups(media, flog, layout.nfree)?;
     let wrong = |at: MediaOffset, finding: Invalid| Error::invalid(Kind::Corrupt, "read flog", at, finding);
-    let padding = detect_padding(groups.iter().copied()).map_err(|f| wrong(flog, f))?;
+    let padding = if keeps(Mutant::PaddingCheck) {
+        detect_padding(groups.iter().copied()).map_err(|f| wrong(flog, f))?
+    } else {
+        Padding::New
+    };
 
     let mut slots = Vec::new();
     let mut free = Vec::with_capacity(groups.len());
     let mut redo = BTreeMap::new();
     for (lane, group) in (0u32..).zip(groups) {
         let at = flog.plus(u64::from(lane).saturating_mul(64));
-        let state = judge(padding.pick(group)).map_err(|f| wrong(at, f))?;
+        let mut state = judge(padding.pick(group)).map_err(|f| wrong(at, f))?;
+        if !keeps(Mutant::SeqCheck) {
+            let [a, b] = padding.pick(group);
+            (state.current, state.record) = if a.seq > b.seq { (0, a) } else { (1, b) };
+            state.next_seq = nvstack_format::btt::next_seq(state.record.seq);
+        }
         let record = state.record;
         check_record(layout, lane, record).map_err(|f| {
             let slot = padding.slots().get(state.current).copied().unwrap_or(0);
@@ -57,7 +67,8 @@ pub(crate) fn recover<M: Media>(media: &M, base: MediaOffset, layout: &ArenaLayo
                         )?)
                     }
                 };
-            if entry.block(premap) == record.old() {
+            let lost = entry.block(premap) == record.old();
+            if lost || !keeps(Mutant::RedoOldCheck) {
                 redo.insert(premap, MapEntry::normal(record.new()));
             }
         }
@@ -89,7 +100,7 @@ fn check_record(layout: &ArenaLayout, lane: u32, record: FlogRecord) -> Result<(
         ("new_map", 8, record.new().0, layout.internal_nlba),
     ];
     for (field, offset, value, limit) in limits {
-        if value >= limit {
+        if keeps(Mutant::RecordCheck) && value >= limit {
             let found = format!("{value} in lane {lane}");
             return Err(Invalid::new("BTT flog record", field, offset, found, format!("less than {limit}")));
         }
@@ -104,6 +115,7 @@ fn unique(free: &[Block], flog: MediaOffset) -> Result<()> {
     for pair in owners.windows(2) {
         if let [(block, lane), (other, second)] = pair
             && block == other
+            && keeps(Mutant::FreeCheck)
         {
             return Err(Error::new(Kind::Corrupt, "read flog")
                 .at(flog.plus(u64::from(*second).saturating_mul(64)))

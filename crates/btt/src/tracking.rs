@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use nvstack_format::Block;
 
+use crate::mutants::{Mutant, keeps};
+use crate::step;
+
 /// Nothing is being read.
 const IDLE: u64 = 0;
 
@@ -32,6 +35,20 @@ impl Tracking {
 
     /// Says that the lane's holder is about to read a block. The map must be read again after this.
     pub(crate) fn publish(&self, lane: usize, arena: usize, block: Block) {
+        if !keeps(Mutant::RttPublish) || !keeps(Mutant::RttFence) {
+            return;
+        }
+        self.mark(lane, arena, block);
+    }
+
+    /// Without the fence the publication may reach other CPUs after the second look: this is then.
+    pub(crate) fn publish_late(&self, lane: usize, arena: usize, block: Block) {
+        if !keeps(Mutant::RttFence) {
+            self.mark(lane, arena, block);
+        }
+    }
+
+    fn mark(&self, lane: usize, arena: usize, block: Block) {
         if let Some(slot) = self.slots.get(lane) {
             slot.store(mark(arena, block), Ordering::Relaxed);
         }
@@ -48,17 +65,20 @@ impl Tracking {
     /// Waits until nobody reads a block, which the map no longer names.
     pub(crate) fn wait(&self, arena: usize, block: Block) {
         fence(Ordering::SeqCst);
+        if !keeps(Mutant::RttWait) {
+            return;
+        }
         let wanted = mark(arena, block);
         for slot in &self.slots {
             let mut spins = 0u32;
             // Acquire: the reader's copy is over before our store may begin.
             while slot.load(Ordering::Acquire) == wanted {
                 // A reader may lose its CPU in the middle of a copy; so must we, to let it finish.
-                if spins < 64 {
+                if spins < 64 && !step::simulated() {
                     std::hint::spin_loop();
                     spins = spins.saturating_add(1);
                 } else {
-                    std::thread::yield_now();
+                    step::wait();
                 }
             }
         }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the tests of the protocol may leave out, to show that they would notice: each ordering point, lock, fence and check
+//! by name. Without the feature `mutants` nothing can be left out, and the questions cost nothing: they are constant.
+
+macro_rules! mutants {
+    ($($variant:ident $name:literal $what:literal;)*) => {
+        /// A part of the protocol that can be left out.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[cfg_attr(not(feature = "mutants"), allow(unreachable_pub, dead_code))]
+        pub enum Mutant {
+            $(#[doc = $what] $variant,)*
+        }
+
+        #[cfg(feature = "sim")]
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &[Mutant] = &[$(Mutant::$variant,)*];
+
+            /// The name that a person types.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Mutant::$variant => $name,)* }
+            }
+
+            /// What is left out.
+            #[must_use]
+            pub const fn what(self) -> &'static str {
+                match self { $(Mutant::$variant => $what,)* }
+            }
+        }
+    };
+}
+
+mutants! {
+    DataDrain "data-drain" "Direct write: the drain between data and flog record.";
+    FlogFirst "flog-first" "Direct write: the persistence point between the halves of a flog record.";
+    FlogSecond "flog-second" "Direct write: the persistence point between the flog record and the map entry.";
+    MapPersist "map-persist" "Direct write: the persistence point after the map entry.";
+    TwoFence "two-fence" "Direct write: both drains but those of data and flog, as in the naive two-fence order.";
+    FlogSwapped "flog-swapped" "Direct write: the order of the two halves of a flog record.";
+    MapBeforeFlog "map-before-flog" "Direct write: the order of flog record and map entry.";
+    LaneRace "lane-race" "The lock of a lane: two tasks may be in it, as in Linux 6.6 to 2026.";
+    MapLock "map-lock" "The lock of a map entry: each task has one of its own.";
+    RttPublish "rtt-publish" "Read: the publication of the block that is being read.";
+    RttFence "rtt-fence" "Read: the fence between the publication and the second look at the map.";
+    RttLook "rtt-look" "Read: the second look at the map.";
+    RttWait "rtt-wait" "Write: waiting for whoever reads the free block.";
+    GroupData "group-data" "Group commit: the first drain, after data.";
+    GroupFlog "group-flog" "Group commit: the second drain, after the flog records.";
+    GroupMap "group-map" "Group commit: the third drain, after the map entries.";
+    GroupSeal "group-seal" "Group commit: that a sealed sector's block is not overwritten any more.";
+    GroupOrder "group-order" "Group commit: the order of the two halves of a flog record in their page.";
+    SeqCheck "seq-check" "Recovery: that after sequence number 3 comes 1.";
+    PaddingCheck "padding-check" "Recovery: the detection of old flog padding.";
+    RecordCheck "record-check" "Recovery: that records name sectors and blocks of the arena.";
+    FreeCheck "free-check" "Recovery: that no two lanes own one block.";
+    RedoOldCheck "redo-old-check" "Recovery: that the map still has the old block, before an entry is redone.";
+    Redo "redo" "Recovery: writing the entries that a cut kept from the map.";
+    RedoReadOnly "redo-read-only" "Recovery: applying those entries in memory when opened read-only.";
+    RedoDrain "redo-drain" "Recovery: the drain after those entries.";
+    Audit "audit" "Opening: the proof that each block has one owner.";
+    ChecksumCheck "checksum-check" "Opening: the checksum of info blocks.";
+    InfoFirst "info-first" "Creation: that info blocks come after map and flog.";
+    LayoutDrain "layout-drain" "Creation: the drain between map, flog and info blocks.";
+    OldInfoDrain "old-info-drain" "Creation over an old BTT: the drain after its info block is gone.";
+}
+
+/// Whether a part of the protocol is in force: always, without the feature.
+#[cfg(not(feature = "mutants"))]
+#[inline]
+pub(crate) const fn keeps(_: Mutant) -> bool {
+    true
+}
+
+#[cfg(feature = "mutants")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Mutant;
+
+    thread_local! {
+        static OUT: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Whether a part of the protocol is in force on this thread.
+    #[inline]
+    pub(crate) fn keeps(mutant: Mutant) -> bool {
+        OUT.with(|out| out.get() != Some(mutant))
+    }
+
+    /// Leaves one part out on this thread, or none.
+    pub fn leave_out(mutant: Option<Mutant>) {
+        OUT.with(|out| out.set(mutant));
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub(crate) use switch::keeps;
+#[cfg(feature = "mutants")]
+pub use switch::leave_out;
