@@ -198,7 +198,10 @@ impl<M: Media> Btt<M> {
                 if stripe.newest(premap).is_none() {
                     let entry = arena.entry(&self.media, premap)?;
                     let block = arena.block_of(entry, premap)?;
-                    if !matches!(entry.state(), MapState::Zero(_)) {
+                    if matches!(entry.state(), MapState::Zero(_)) {
+                        // Whoever zeroed it may not have drained yet, and this request is a promise of its own.
+                        order::flush_entry(&self.media, arena, premap)?;
+                    } else {
                         order::switch_entry(&self.media, arena, premap, MapEntry::zero(block))?;
                     }
                     break;

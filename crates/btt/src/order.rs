@@ -169,3 +169,9 @@ pub(crate) fn switch_entry<M: Media>(
     media.store_u32(at, entry.0)?;
     media.flush(at, 4)
 }
+
+/// Starts writing back an entry that is as it should be, though somebody else may have made it so and not be done yet.
+/// Durable after a drain. The caller has claimed the entry.
+pub(crate) fn flush_entry<M: Media>(media: &M, arena: &Arena, premap: Premap) -> Result<()> {
+    media.flush(arena.map_at(premap)?, 4)
+}

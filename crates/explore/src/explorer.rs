@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One workload under one model: every interleaving, every moment, every image.
+
+use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nvstack_btt::sim::Mutant;
+use nvstack_media::Result;
+use nvstack_sim::{Hook, Image, Model, SimMedium, mix};
+
+use crate::case::{Case, Violation};
+use crate::judge::{Judge, Through};
+use crate::naive;
+use crate::oracle::Oracle;
+use crate::schedule::{Gate, Stacks, Tasks};
+use crate::workload::{Start, Workload};
+
+type Hashes = HashSet<u128, BuildHasherDefault<Through>>;
+
+/// How a workload is explored.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How often the power is cut again inside recovery.
+    pub depth: u32,
+    /// States and images that were met before are not looked at again.
+    pub prune: bool,
+    /// Images at one moment; of more, a sample.
+    pub images: u64,
+    /// Schedules: all of them, or so many at random.
+    pub schedules: Option<u64>,
+    /// States after which a workload is left as it is; told as `cut_short`.
+    pub states: u64,
+    /// For what is random.
+    pub seed: u64,
+}
+
+/// What an exploration met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Moments at which the power was cut, each different from all others of its workload.
+    pub states: u64,
+    /// Images that cuts there left, before any is told to be the same as another.
+    pub images: u64,
+    /// Images that were recovered and judged, those inside recoveries included.
+    pub recoveries: u64,
+    /// Images that cuts inside recoveries left.
+    pub inner: u64,
+    /// Times that the tasks were run from the start.
+    pub runs: u64,
+    /// Moments with more images than the bound, of which a sample was taken.
+    pub sampled: u64,
+    /// Workloads that were not explored to the end.
+    pub cut_short: u64,
+}
+
+impl Counts {
+    /// Adds others to these.
+    pub const fn add(&mut self, other: &Counts) {
+        self.states += other.states;
+        self.images += other.images;
+        self.recoveries += other.recoveries;
+        self.inner += other.inner;
+        self.runs += other.runs;
+        self.sampled += other.sampled;
+        self.cut_short += other.cut_short;
+    }
+}
+
+/// A place where the tasks could have gone on in another way.
+struct Fork {
+    taken: usize,
+    left: Vec<usize>,
+}
+
+/// Explores one workload.
+pub(crate) struct Explorer<'w> {
+    workload: &'w Workload,
+    model: Model,
+    mutant: Option<Mutant>,
+    bounds: Bounds,
+    judge: Judge,
+    start: Image,
+    seen: Hashes,
+    /// What was met: counts.
+    pub(crate) counts: Counts,
+    /// The shortest failure.
+    pub(crate) worst: Option<Violation>,
+    /// Every pair of an image and what it may hold, if they are wanted.
+    pub(crate) pairs: Option<HashSet<(u128, u64)>>,
+}
+
+impl<'w> Explorer<'w> {
+    /// For a workload.
+    pub(crate) fn new(
+        workload: &'w Workload,
+        model: Model,
+        mutant: Option<Mutant>,
+        bounds: Bounds,
+    ) -> Result<Explorer<'w>> {
+        let judge = Judge::new(workload, model, bounds.depth, bounds.prune)?;
+        let start = start(workload, &judge)?;
+        Ok(Explorer {
+            workload,
+            model,
+            mutant,
+            bounds,
+            judge,
+            start,
+            seen: Hashes::default(),
+            counts: Counts::default(),
+            worst: None,
+            pairs: None,
+        })
+    }
+
+    /// Begins the workload anew.
+    fn begin(&mut self, stacks: &mut Stacks) -> Result<(SimMedium, Tasks), String> {
+        let contents = self.judge.judge(&self.start).map_err(|e| format!("before the workload: {e}"))?;
+        let gate = Arc::new(Gate::default());
+        let medium =
+            SimMedium::hooked(self.start.clone(), self.model, Arc::<Gate>::clone(&gate) as Arc<dyn Hook>);
+        let device = self.judge.open(medium.clone(), false).map_err(|e| format!("open: {e}"))?;
+        let oracle = Oracle::new(contents, self.workload.sectors(), self.model != Model::Pages);
+        self.counts.runs += 1;
+        Ok((medium, Tasks::start(self.workload, device, gate, oracle, stacks)))
+    }
+
+    /// Runs through all there is. The shortest failure, if any, is in `worst` then.
+    pub(crate) fn explore(&mut self, stop_at: Option<Instant>) {
+        let mut stacks = Stacks::default();
+        match self.bounds.schedules {
+            Some(schedules) => {
+                for number in 0..schedules {
+                    let mut random = mix(self.bounds.seed ^ number);
+                    self.run(&mut stacks, &mut Vec::new(), &mut |ready| {
+                        random = mix(random);
+                        ((random >> 16) % ready as u64) as usize
+                    });
+                    if self.is_over(stop_at) {
+                        return;
+                    }
+                }
+            }
+            None => {
+                let mut forks: Vec<Fork> = Vec::new();
+                loop {
+                    self.run(&mut stacks, &mut forks, &mut |_| 0);
+                    while forks.last().is_some_and(|f| f.left.is_empty()) {
+                        forks.pop();
+                    }
+                    let Some(fork) = forks.last_mut() else { return };
+                    fork.taken = fork.left.pop().unwrap_or(0);
+                    if self.is_over(stop_at) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_over(&mut self, stop_at: Option<Instant>) -> bool {
+        let over = self.counts.states >= self.bounds.states || stop_at.is_some_and(|at| Instant::now() >= at);
+        self.counts.cut_short += u64::from(over);
+        over
+    }
+
+    /// Runs the tasks once: along the forks, then as `choose` says, until there is nothing new.
+    fn run(&mut self, stacks: &mut Stacks, forks: &mut Vec<Fork>, choose: &mut dyn FnMut(usize) -> usize) {
+        let (medium, mut tasks) = match self.begin(stacks) {
+            Ok(begun) => begun,
+            Err(e) => {
+                self.note(&[], &[], e, Vec::new());
+                return;
+            }
+        };
+        let all = self.bounds.schedules.is_none();
+        let mut schedule: Vec<u8> = Vec::new();
+        let mut last = 0;
+        loop {
+            let step = schedule.len();
+            let old = all && step < forks.len();
+            if !old && !self.look(&medium, &tasks, &schedule) && all {
+                break;
+            }
+            let ready: Vec<usize> = tasks.ready().collect();
+            if ready.is_empty() {
+                if !tasks.done() {
+                    self.note(&schedule, &[], "every task waits for another".into(), Vec::new());
+                }
+                break;
+            }
+            let taken = match forks.get(step).filter(|_| old) {
+                Some(fork) => fork.taken,
+                None if all => {
+                    // Whoever ran goes on, if it can: so the first run has the fewest changes.
+                    let taken =
+                        if ready.contains(&last) { last } else { ready.first().copied().unwrap_or(0) };
+                    forks.push(Fork { taken, left: ready.into_iter().filter(|t| *t != taken).collect() });
+                    taken
+                }
+                None => ready.get(choose(ready.len())).copied().unwrap_or(0),
+            };
+            last = taken;
+            schedule.push(taken as u8);
+            tasks.step(taken);
+        }
+        tasks.finish(stacks);
+    }
+
+    /// Cuts the power now, if this moment is a new one. False if it is not.
+    fn look(&mut self, medium: &SimMedium, tasks: &Tasks, schedule: &[u8]) -> bool {
+        let oracle = tasks.oracle();
+        if self.bounds.prune {
+            let waiting = tasks.ready().fold(0u64, |h, t| h | 1 << t);
+            let key = medium.state_hash() ^ u128::from(mix(oracle.hash() ^ mix(waiting)));
+            if !self.seen.insert(key) {
+                return false;
+            }
+        }
+        self.counts.states += 1;
+        if let Some(wrong) = &oracle.wrong {
+            let wrong = wrong.clone();
+            drop(oracle);
+            self.note(schedule, &[], wrong, Vec::new());
+            return true;
+        }
+        let allowed = oracle.allowed(self.workload.sectors());
+        drop(oracle);
+        let cuts = medium.cuts();
+        self.counts.sampled += u64::from(cuts.count() > u128::from(self.bounds.images));
+        let mut found: Option<(Vec<u16>, String)> = None;
+        let judge = &mut self.judge;
+        let pairs = &mut self.pairs;
+        let seed = mix(self.bounds.seed ^ self.counts.states);
+        let (images, _) = cuts.each(self.bounds.images, seed, |choice, image| {
+            if let Some(pairs) = pairs {
+                pairs.insert((image.hash(), allowed.hash()));
+            }
+            let wrong = match judge.judge(image) {
+                Ok(contents) => allowed.finds(contents),
+                Err(wrong) => Some(wrong.to_string()),
+            };
+            if let Some(wrong) = wrong {
+                let lost = |choice: &[u16]| cuts.lost(choice).len();
+                if found.as_ref().is_none_or(|(best, _)| lost(choice) < lost(best)) {
+                    found = Some((choice.to_vec(), wrong));
+                }
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        self.counts.images += images;
+        self.counts.recoveries = self.judge.recoveries;
+        self.counts.inner = self.judge.inner;
+        if let Some((choice, wrong)) = found {
+            let lost = cuts.lost(&choice);
+            self.note(schedule, &choice, wrong, lost);
+        }
+        true
+    }
+
+    /// Keeps a failure if it is shorter than what is known.
+    fn note(&mut self, schedule: &[u8], choice: &[u16], what: String, lost: Vec<nvstack_sim::Lost>) {
+        let changes = schedule.windows(2).filter(|w| w[0] != w[1]).count();
+        let size = (changes, schedule.len(), lost.len());
+        if self.worst.as_ref().is_some_and(|w| w.size <= size) {
+            return;
+        }
+        let case = Case {
+            model: self.model,
+            mutant: self.mutant,
+            workload: self.workload.clone(),
+            schedule: schedule.to_vec(),
+            choice: choice.to_vec(),
+        };
+        self.worst = Some(Violation { case, what, lost, size, states: self.counts.states });
+    }
+
+    /// Runs one schedule again and gives the medium as it was then, with the operations so far, and the image of the cut.
+    pub(crate) fn replay(
+        &mut self,
+        case: &Case,
+    ) -> Result<(Vec<nvstack_sim::Event>, Image, Option<String>), String> {
+        let mut stacks = Stacks::default();
+        let (medium, mut tasks) = self.begin(&mut stacks)?;
+        // What led to where each task first stops was done already: opening, and nothing else.
+        medium.record();
+        for task in &case.schedule {
+            if !tasks.ready().any(|t| t == usize::from(*task)) {
+                return Err("the schedule does not fit the workload".into());
+            }
+            tasks.step(usize::from(*task));
+        }
+        let (wrong, allowed) = {
+            let oracle = tasks.oracle();
+            (oracle.wrong.clone(), oracle.allowed(self.workload.sectors()))
+        };
+        let (trace, image) = (medium.trace(), medium.cuts().image(&case.choice));
+        let stuck = tasks.ready().next().is_none() && !tasks.done();
+        tasks.finish(&mut stacks);
+        let wrong = wrong.or_else(|| stuck.then(|| "every task waits for another".to_owned()));
+        let wrong = wrong.or_else(|| match self.judge.judge(&image) {
+            Ok(contents) => allowed.finds(contents),
+            Err(wrong) => Some(wrong.to_string()),
+        });
+        Ok((trace, image, wrong))
+    }
+}
+
+/// The image that a workload begins with.
+fn start(workload: &Workload, judge: &Judge) -> Result<Image> {
+    let places = *judge.places();
+    let mut image = Image::zeros(judge.size()?);
+    naive::lay_out(&mut image, &places);
+    match workload.start {
+        Start::Fresh => {}
+        Start::Worn => {
+            naive::write(&mut image, &places, (0, 1), 0, 0xd1, false);
+            naive::write(&mut image, &places, (0, 1), 0, 0xd2, false);
+        }
+        Start::Cut => naive::write(&mut image, &places, (0, 1), 0, 0xd1, true),
+        Start::Old => naive::write(&mut image, &places, (0, 2), 0, 0xd1, false),
+        Start::Lost => naive::lose(&mut image, &places, 0),
+    }
+    Ok(image)
+}

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From a configuration to a summary.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nvstack_btt::sim::Mutant;
+use nvstack_media::{Error, Kind, Result};
+use nvstack_sim::{Image, Model};
+use serde::Serialize;
+
+use crate::case::{Case, Violation};
+use crate::explorer::{Bounds, Counts, Explorer};
+use crate::schedule::Thread;
+use crate::workload::{Op, Start, Workload, all_tasks, random};
+
+/// What is explored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every workload with up to so many requests over two tasks and two sectors, on new arenas; with fewer requests
+    /// by one also on arenas with a past.
+    Bounded {
+        /// Requests.
+        operations: usize,
+    },
+    /// So many workloads of up to four tasks, four requests each, by number from the seed on, each with so many schedules.
+    Random {
+        /// Workloads.
+        workloads: u64,
+        /// Schedules of each.
+        schedules: u64,
+    },
+    /// These.
+    These(Vec<Workload>),
+}
+
+/// How to explore.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What.
+    pub scopes: Vec<Scope>,
+    /// Under which models.
+    pub models: Vec<Model>,
+    /// The part of the protocol that is left out.
+    pub mutant: Option<Mutant>,
+    /// How often the power is cut again inside recovery.
+    pub depth: u32,
+    /// Whether states and images that were met before are skipped.
+    pub prune: bool,
+    /// Images at one moment; of more, a sample.
+    pub images: u64,
+    /// States of one workload.
+    pub states: u64,
+    /// For what is random.
+    pub seed: u64,
+    /// Threads that share the workloads.
+    pub threads: usize,
+    /// End after the first workload that fails.
+    pub stop_at_first: bool,
+    /// No workload is begun after this time.
+    pub time: Option<Duration>,
+}
+
+impl Config {
+    /// All workloads of up to three requests, under all models, with a second cut inside each recovery: a minute on two
+    /// cores.
+    #[must_use]
+    pub fn quick() -> Config {
+        Config {
+            scopes: vec![Scope::Bounded { operations: 3 }, Scope::Random { workloads: 40, schedules: 20 }],
+            models: Model::ALL.to_vec(),
+            mutant: None,
+            depth: 1,
+            prune: true,
+            images: 4096,
+            states: 1_000_000,
+            seed: 1,
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
+            stop_at_first: true,
+            time: Some(Duration::from_secs(55)),
+        }
+    }
+
+    fn bounds(&self, scope: &Scope) -> Bounds {
+        let schedules = match scope {
+            Scope::Random { schedules, .. } => Some(*schedules),
+            _ => None,
+        };
+        Bounds {
+            depth: self.depth,
+            prune: self.prune,
+            images: self.images,
+            schedules,
+            states: self.states,
+            seed: self.seed,
+        }
+    }
+
+    /// The workloads of all scopes and models, in order.
+    fn jobs(&self) -> Vec<(Model, Workload, Bounds)> {
+        let mut jobs = Vec::new();
+        for scope in &self.scopes {
+            let bounds = self.bounds(scope);
+            for model in &self.models {
+                let kinds: &[Op] = if *model == Model::Pages {
+                    &[Op::Write(0), Op::Fua(0), Op::Zero(0), Op::Read(0), Op::Flush]
+                } else {
+                    &[Op::Write(0), Op::Zero(0), Op::Read(0)]
+                };
+                let workloads = match scope {
+                    Scope::These(workloads) => workloads.clone(),
+                    Scope::Random { workloads, .. } => {
+                        (0..*workloads).map(|n| random(self.seed.wrapping_add(n), kinds)).collect()
+                    }
+                    Scope::Bounded { operations } => bounded(kinds, *operations),
+                };
+                jobs.extend(workloads.into_iter().map(|w| (*model, w, bounds)));
+            }
+        }
+        jobs
+    }
+}
+
+fn bounded(kinds: &[Op], operations: usize) -> Vec<Workload> {
+    let mut workloads = Vec::new();
+    for tasks in all_tasks(kinds, operations) {
+        let total: usize = tasks.iter().map(Vec::len).sum();
+        let starts: &[Start] = if total < operations { &Start::ALL } else { &[Start::Fresh] };
+        for start in starts {
+            for far in [false, true] {
+                if total == operations && far && tasks.len() == 1 {
+                    continue;
+                }
+                workloads.push(Workload { lanes: 2, far, start: *start, tasks: tasks.clone() });
+            }
+        }
+    }
+    workloads.sort_by_key(Workload::operations);
+    workloads
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Workloads that are over.
+    pub done: usize,
+    /// Workloads in all.
+    pub of: usize,
+    /// What was met so far.
+    pub counts: Counts,
+}
+
+/// A failure, as a summary tells it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ViolationSummary {
+    /// The line for [`replay`].
+    pub seed: String,
+    /// What was wrong.
+    pub what: String,
+    /// The tasks.
+    pub workload: String,
+    /// The stores that the image does not have: offset, value, and source line.
+    pub lost: Vec<String>,
+}
+
+impl From<&Violation> for ViolationSummary {
+    fn from(v: &Violation) -> ViolationSummary {
+        let lost = v.lost.iter().map(|l| {
+            let file = l.site.file().rsplit('/').next().unwrap_or_default();
+            format!("{:#x} = {:#018x} from {file}:{}", l.at, l.value, l.site.line())
+        });
+        ViolationSummary {
+            seed: v.case.to_string(),
+            what: v.what.clone(),
+            workload: v.case.workload.to_string(),
+            lost: lost.collect(),
+        }
+    }
+}
+
+/// What an exploration found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Workloads that were explored, each once for each model.
+    pub workloads: usize,
+    /// Workloads that there are.
+    pub of: usize,
+    /// Moments at which the power was cut.
+    pub states: u64,
+    /// Images that cuts there left, and cuts inside recoveries.
+    pub images: u64,
+    /// Those of them that were cut out of recoveries.
+    pub images_in_recovery: u64,
+    /// Different images that were recovered and judged; the others were equal to one of the same workload.
+    pub recoveries: u64,
+    /// Runs of the tasks.
+    pub runs: u64,
+    /// Moments with too many images, of which a sample was taken.
+    pub sampled: u64,
+    /// Workloads that were not explored to the end.
+    pub cut_short: u64,
+    /// Whether the time ran out first.
+    pub out_of_time: bool,
+    /// Seconds.
+    pub elapsed: f64,
+    /// The shortest failure of each workload that failed, fewest requests first.
+    pub violations: Vec<ViolationSummary>,
+    /// The first of them, whole.
+    #[serde(skip)]
+    pub first: Option<Violation>,
+}
+
+/// Explores. `progress` is called after each workload, by any thread.
+pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Summary> {
+    if config.mutant.is_some() && !crate::MUTANTS {
+        return Err(Error::new(Kind::Unsupported, "leave out part of the protocol")
+            .found("a build without the feature mutants")
+            .accepted("one with it"));
+    }
+    let begun = Instant::now();
+    let stop_at = config.time.map(|time| begun + time);
+    let jobs = config.jobs();
+    let (next, failed, late) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
+    let total = Mutex::new((0usize, Counts::default(), Vec::<(usize, Violation)>::new(), None::<Error>));
+    let work = || {
+        let _thread = Thread::hold(config.mutant);
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some((model, workload, bounds)) = jobs.get(number) else { return };
+            if config.stop_at_first && failed.load(Ordering::Relaxed) {
+                return;
+            }
+            if stop_at.is_some_and(|at| Instant::now() >= at) {
+                late.store(true, Ordering::Relaxed);
+                return;
+            }
+            let outcome = Explorer::new(workload, *model, config.mutant, *bounds).map(|mut explorer| {
+                explorer.explore(stop_at);
+                (explorer.counts, explorer.worst)
+            });
+            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+            match outcome {
+                Ok((counts, worst)) => {
+                    total.0 += 1;
+                    total.1.add(&counts);
+                    failed.fetch_or(worst.is_some(), Ordering::Relaxed);
+                    total.2.extend(worst.map(|v| (number, v)));
+                }
+                Err(e) => {
+                    total.3.get_or_insert(e);
+                    failed.store(true, Ordering::Relaxed);
+                }
+            }
+            progress(&Progress { done: total.0, of: jobs.len(), counts: total.1 });
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..config.threads.max(1) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let (workloads, counts, mut found, error) = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(e) = error {
+        return Err(e);
+    }
+    found.sort_by_key(|(number, v)| (v.case.workload.operations(), *number));
+    Ok(Summary {
+        workloads,
+        of: jobs.len(),
+        states: counts.states,
+        images: counts.images + counts.inner,
+        images_in_recovery: counts.inner,
+        recoveries: counts.recoveries,
+        runs: counts.runs,
+        sampled: counts.sampled,
+        cut_short: counts.cut_short,
+        out_of_time: late.into_inner(),
+        elapsed: begun.elapsed().as_secs_f64(),
+        violations: found.iter().map(|(_, v)| v.into()).collect(),
+        first: found.into_iter().next().map(|(_, v)| v),
+    })
+}
+
+/// One failure, seen again.
+#[derive(Debug)]
+pub struct Replay {
+    /// The operations on the medium, in order.
+    pub steps: Vec<String>,
+    /// The image that the cut left.
+    pub image: Image,
+    /// What is wrong with it; none if nothing is.
+    pub what: Option<String>,
+}
+
+/// Runs one case again, and judges its image.
+///
+/// [`Kind::Invalid`] if the steps don't fit the workload.
+pub fn replay(case: &Case) -> Result<Replay> {
+    let _thread = Thread::hold(case.mutant);
+    let bounds = Bounds { depth: 1, prune: true, images: 4096, schedules: None, states: u64::MAX, seed: 1 };
+    let mut explorer = Explorer::new(&case.workload, case.model, case.mutant, bounds)?;
+    let (trace, image, what) =
+        explorer.replay(case).map_err(|e| Error::new(Kind::Invalid, "replay").found(case).accepted(e))?;
+    Ok(Replay { steps: trace.iter().map(ToString::to_string).collect(), image, what })
+}
