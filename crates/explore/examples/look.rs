@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Explores and prints the summary.
+#![allow(clippy::unwrap_used, clippy::panic)]
 use nvstack_explore::*;
 fn main() {
     let mut config = Config::quick();
@@ -22,6 +23,8 @@ fn main() {
     println!("{}", serde_json::to_string_pretty(&s).unwrap());
     if let Some(v) = &s.first {
         println!("{v}");
-        for s in replay(&v.case).unwrap().steps { println!("    {s}"); }
+        for s in replay(&v.case).unwrap().steps {
+            println!("    {s}");
+        }
     }
 }

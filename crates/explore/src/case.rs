@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use nvstack_btt::sim::Mutant;
+use nvstack_btt_sim::sim::Mutant;
 use nvstack_media::{Error, Kind};
 use nvstack_sim::{Lost, Model};
 

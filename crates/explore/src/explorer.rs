@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nvstack_btt::sim::Mutant;
+use nvstack_btt_sim::sim::Mutant;
 use nvstack_media::Result;
 use nvstack_sim::{Hook, Image, Model, SimMedium, mix};
 

@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nvstack_block::{BlockDevice, Lba, WriteFlags};
-use nvstack_btt::sim::{self, Small};
-use nvstack_btt::{Btt, OpenOptions};
+use nvstack_btt_sim::sim::{self, Small};
+use nvstack_btt_sim::{Btt, OpenOptions};
 use nvstack_format::btt::Version;
 use nvstack_media::{Kind, Result};
 use nvstack_sim::{Event, Hook, Image, Model, SimMedium};

@@ -9,7 +9,8 @@
 //!
 //! * [`run`] explores what a [`Config`] says and gives a [`Summary`].
 //! * [`replay`] shows one failure again, from the line that names it.
-//! * With the feature `mutants`, [`Config::mutant`] leaves out a part of the protocol, and the exploration must notice.
+//! * [`Config::mutant`] leaves out a part of the protocol, and the exploration must notice. The engine here is `nvstack-btt-sim`,
+//!   the source of `nvstack-btt` compiled once more: the one that serves data has no such switch.
 #![forbid(unsafe_code)]
 // Counts and offsets here are those of small simulated arenas.
 #![allow(clippy::cast_possible_truncation)]
@@ -26,7 +27,7 @@ mod workload;
 
 pub use case::{Case, Violation, mutant};
 pub use explorer::{Bounds, Counts};
-pub use nvstack_btt::sim::{MUTANTS, Mutant};
+pub use nvstack_btt_sim::sim::{MUTANTS, Mutant};
 pub use nvstack_sim::Model;
 pub use run::{Config, Progress, Replay, Scope, Summary, ViolationSummary, replay, run};
 pub use workload::{Op, Start, Workload, all_tasks, random};

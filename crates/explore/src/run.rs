@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nvstack_btt::sim::Mutant;
+use nvstack_btt_sim::sim::Mutant;
 use nvstack_media::{Error, Kind, Result};
 use nvstack_sim::{Image, Model};
 use serde::Serialize;

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use generator::{Generator, Gn};
 use nvstack_block::{BlockDevice, Lba, WriteFlags};
-use nvstack_btt::Btt;
-use nvstack_btt::sim;
+use nvstack_btt_sim::Btt;
+use nvstack_btt_sim::sim;
 use nvstack_media::Result;
 use nvstack_sim::{Event, Hook, Operation, SimMedium};
 
@@ -161,14 +161,25 @@ impl Tasks {
         }
     }
 
-    /// Lets a task do one step. Those that wait may find what they wait for afterwards.
+    /// Lets a task do one step. Those that wait may find what they wait for afterwards, even if this one waits then, too:
+    /// it may have given something up on the way.
     pub(crate) fn step(&mut self, task: usize) {
         self.resume(task);
-        if self.stops.get(task) != Some(&Stop::Wait) {
+        // A task that got one lock may wait for the next one, and have let go of a third: a few rounds without anybody
+        // reaching the medium mean that nobody will.
+        let mut quiet = 0;
+        while quiet < 3 {
+            quiet += 1;
             for waiting in 0..self.stops.len() {
                 if self.stops.get(waiting) == Some(&Stop::Wait) {
                     self.resume(waiting);
+                    if self.stops.get(waiting) != Some(&Stop::Wait) {
+                        quiet = 0;
+                    }
                 }
+            }
+            if !self.stops.contains(&Stop::Wait) {
+                break;
             }
         }
     }

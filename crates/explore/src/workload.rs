@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use nvstack_btt::sim::Small;
+use nvstack_btt_sim::sim::Small;
 use nvstack_media::{Error, Kind};
 use nvstack_sim::{Model, mix};
 
