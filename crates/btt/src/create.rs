@@ -68,7 +68,9 @@ fn lay_out<M: Media>(media: &M, options: &CreateOptions) -> Result<()> {
         if !keeps(Mutant::InfoFirst) {
             write_infos(media, options, [(base, layout)])?;
         }
-        media.zero(base.plus(layout.mapoff), layout.map_len())?;
+        if keeps(Mutant::MapZero) {
+            media.zero(base.plus(layout.mapoff), layout.map_len())?;
+        }
         for lane in 0..layout.nfree {
             let group = layout.flog_group(lane).map_or(MediaOffset(u64::MAX), |o| base.plus(o));
             media.stream(group, &encode_group(fresh_flog(&layout, lane)))?;
@@ -92,7 +94,11 @@ fn write_infos<M: Media>(
         let info =
             Info { uuid: options.uuid, parent: options.parent, flags: 0, version: options.version, layout };
         let bytes = info.encode();
-        for at in [base.plus(layout.info2off), base] {
+        let mut places = [base.plus(layout.info2off), base];
+        if !keeps(Mutant::BackupFirst) {
+            places.reverse();
+        }
+        for at in places {
             media.store(at, &bytes)?;
             media.persist(at, length(&bytes))?;
         }

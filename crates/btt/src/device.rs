@@ -85,8 +85,12 @@ impl<M: Media> Btt<M> {
             }
             (Mode::Grouped(_), _) | (Mode::Direct(_), None) => {
                 // The lock keeps a commit from switching the entry, and a writer from overwriting a pending block.
-                let stripe = arena.share(premap)?;
-                if let Some(block) = stripe.newest(premap) {
+                let mut stripe = Some(arena.share(premap)?);
+                let newest = stripe.as_ref().and_then(|s| s.newest(premap));
+                if !keeps(Mutant::GroupShare) {
+                    drop(stripe.take());
+                }
+                if let Some(block) = newest {
                     return self.media.read(arena.block_at(block)?, into);
                 }
                 let entry = arena.entry(&self.media, premap)?;
@@ -128,11 +132,14 @@ impl<M: Media> Btt<M> {
             return Ok(true);
         }
         let stripe = arena.claim(premap)?;
-        if stripe.newest(premap).is_some() || arena.entry(&self.media, premap)? != entry {
+        let changed = stripe.newest(premap).is_some() || arena.entry(&self.media, premap)? != entry;
+        if changed && keeps(Mutant::MarkLook) {
             return Ok(false);
         }
         order::switch_entry(&self.media, arena, premap, MapEntry::error(entry.block(premap)))?;
-        if let Mode::Direct(_) = self.mode {
+        if let Mode::Direct(_) = self.mode
+            && keeps(Mutant::MarkDrain)
+        {
             self.media.drain()?;
         }
         Ok(true)
@@ -195,12 +202,14 @@ impl<M: Media> Btt<M> {
             loop {
                 arena.writable()?;
                 let stripe = arena.claim(premap)?;
-                if stripe.newest(premap).is_none() {
+                if stripe.newest(premap).is_none() || !keeps(Mutant::ZeroPending) {
                     let entry = arena.entry(&self.media, premap)?;
                     let block = arena.block_of(entry, premap)?;
                     if matches!(entry.state(), MapState::Zero(_)) {
                         // Whoever zeroed it may not have drained yet, and this request is a promise of its own.
-                        order::flush_entry(&self.media, arena, premap)?;
+                        if keeps(Mutant::ZeroAgain) {
+                            order::flush_entry(&self.media, arena, premap)?;
+                        }
                     } else {
                         order::switch_entry(&self.media, arena, premap, MapEntry::zero(block))?;
                     }
@@ -216,7 +225,8 @@ impl<M: Media> Btt<M> {
                 group.notify();
                 self.settle(flags)
             }
-            _ => self.media.drain(),
+            _ if keeps(Mutant::ZeroDrain) => self.media.drain(),
+            _ => Ok(()),
         }
     }
 

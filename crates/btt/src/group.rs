@@ -182,8 +182,8 @@ impl Group {
                 .found("no usable free block")
                 .accepted("at least one"));
         }
-        let turn = step::turn(&self.turn);
-        if pool.is_empty() { self.commit_in_turn(media, arenas, &turn) } else { Ok(()) }
+        let _turn = self.turn();
+        if pool.is_empty() { self.commit_in_turn(media, arenas) } else { Ok(()) }
     }
 
     /// Places data in a lane's free block; false if the block lies on lost bytes that can't be healed.
@@ -197,20 +197,21 @@ impl Group {
     /// Makes everything that was written before the call durable.
     pub(crate) fn commit<M: Media>(&self, media: &M, arenas: &[Arena]) -> Result<()> {
         let before = self.begun.load(Ordering::SeqCst);
-        let turn = step::turn(&self.turn);
+        let _turn = self.turn();
         if self.begun.load(Ordering::SeqCst) > before {
             // One began after this call and is over; it took everything along, or froze the arenas.
             return arenas.iter().try_for_each(Arena::writable);
         }
-        self.commit_in_turn(media, arenas, &turn)
+        self.commit_in_turn(media, arenas)
     }
 
-    fn commit_in_turn<M: Media>(
-        &self,
-        media: &M,
-        arenas: &[Arena],
-        _turn: &MutexGuard<'_, ()>,
-    ) -> Result<()> {
+    /// The right to commit.
+    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        keeps(Mutant::GroupTurn).then(|| step::turn(&self.turn))
+    }
+
+    /// Whoever calls this has the turn.
+    fn commit_in_turn<M: Media>(&self, media: &M, arenas: &[Arena]) -> Result<()> {
         arenas.iter().try_for_each(Arena::writable)?;
         self.begun.fetch_add(1, Ordering::SeqCst);
         let sealed = self.seal(arenas);

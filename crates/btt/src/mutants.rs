@@ -32,7 +32,7 @@ macro_rules! mutants {
 }
 
 mutants! {
-    DataDrain "data-drain" "Direct write: the drain between data and flog record.";
+    DataDrain "data-drain" "Direct write: all drains between data and the commit point (the last of them alone would do for the data).";
     FlogFirst "flog-first" "Direct write: the persistence point between the halves of a flog record.";
     FlogSecond "flog-second" "Direct write: the persistence point between the flog record and the map entry.";
     MapPersist "map-persist" "Direct write: the persistence point after the map entry.";
@@ -41,6 +41,12 @@ mutants! {
     MapBeforeFlog "map-before-flog" "Direct write: the order of flog record and map entry.";
     LaneRace "lane-race" "The lock of a lane: two tasks may be in it, as in Linux 6.6 to 2026.";
     MapLock "map-lock" "The lock of a map entry: each task has one of its own.";
+    ZeroAgain "zero-again" "Write-zeroes: writing back an entry that another task has set to zero already.";
+    ZeroDrain "zero-drain" "Write-zeroes: the drain after the entries, where each request is a promise.";
+    ZeroPending "zero-pending" "Write-zeroes: the commit of what waits for the sector, which would undo it.";
+    MarkLook "mark-look" "Lost bytes: looking at the map again before the sector is marked.";
+    MarkDrain "mark-drain" "Lost bytes: the drain after the mark.";
+    Freeze "freeze" "A commit that failed half-way: that the arena takes no more writes.";
     RttPublish "rtt-publish" "Read: the publication of the block that is being read.";
     RttFence "rtt-fence" "Read: the fence between the publication and the second look at the map.";
     RttLook "rtt-look" "Read: the second look at the map.";
@@ -49,8 +55,11 @@ mutants! {
     GroupFlog "group-flog" "Group commit: the second drain, after the flog records.";
     GroupMap "group-map" "Group commit: the third drain, after the map entries.";
     GroupSeal "group-seal" "Group commit: that a sealed sector's block is not overwritten any more.";
+    GroupTurn "group-turn" "Group commit: that only one runs at a time.";
+    GroupShare "group-share" "Group commit: the lock of readers against writers and commits.";
     GroupOrder "group-order" "Group commit: the order of the two halves of a flog record in their page.";
     SeqCheck "seq-check" "Recovery: that after sequence number 3 comes 1.";
+    PairCheck "pair-check" "Recovery: that the two records of a lane tell which is newer.";
     PaddingCheck "padding-check" "Recovery: the detection of old flog padding.";
     RecordCheck "record-check" "Recovery: that records name sectors and blocks of the arena.";
     FreeCheck "free-check" "Recovery: that no two lanes own one block.";
@@ -59,8 +68,12 @@ mutants! {
     RedoReadOnly "redo-read-only" "Recovery: applying those entries in memory when opened read-only.";
     RedoDrain "redo-drain" "Recovery: the drain after those entries.";
     Audit "audit" "Opening: the proof that each block has one owner.";
+    EntryCheck "entry-check" "Mapping: that an entry names a block of the arena.";
+    KinCheck "kin-check" "Opening: that all arenas of a namespace are of one BTT.";
     ChecksumCheck "checksum-check" "Opening: the checksum of info blocks.";
     InfoFirst "info-first" "Creation: that info blocks come after map and flog.";
+    BackupFirst "backup-first" "Creation: that the backup of an info block is durable before its primary.";
+    MapZero "map-zero" "Creation over an old BTT: that its map is zeroed.";
     LayoutDrain "layout-drain" "Creation: the drain between map, flog and info blocks.";
     OldInfoDrain "old-info-drain" "Creation over an old BTT: the drain after its info block is gone.";
 }

@@ -325,7 +325,9 @@ fn read_chain<M: Media>(media: &M, options: &OpenOptions) -> Result<Vec<Info>> {
                 backup.ok_or_else(|| Error::invalid(kind, what.clone(), base, rejected.invalid().clone()))?
             }
         };
-        if let Some(head) = infos.first() {
+        if let Some(head) = infos.first()
+            && keeps(Mutant::KinCheck)
+        {
             check_kin(head, &info).map_err(|f| Error::invalid(Kind::Corrupt, what, base, f))?;
         }
         let nextoff = info.layout.nextoff;

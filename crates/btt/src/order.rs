@@ -69,7 +69,6 @@ pub(crate) fn commit_sector<M: Media>(
     let old = arena.block_of(entry, premap)?;
     let [first, second] = record(premap, entry, old, slot).halves();
     let at = arena.flog_at(lane, slot.next)?;
-
     let map_at = arena.map_at(premap)?;
     if !keeps(Mutant::FlogSwapped) {
         media.store_u64(at.plus(8), second)?;
@@ -81,7 +80,7 @@ pub(crate) fn commit_sector<M: Media>(
     }
 
     media.store_u64(at, first)?;
-    if keeps(Mutant::FlogFirst) && keeps(Mutant::TwoFence) {
+    if keeps(Mutant::FlogFirst) && keeps(Mutant::TwoFence) && keeps(Mutant::DataDrain) {
         media.persist(at, 8)?; // 2: first half
     }
 

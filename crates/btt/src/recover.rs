@@ -44,7 +44,13 @@ pub(crate) fn recover<M: Media>(media: &M, base: MediaOffset, layout: &ArenaLayo
     let mut redo = BTreeMap::new();
     for (lane, group) in (0u32..).zip(groups) {
         let at = flog.plus(u64::from(lane).saturating_mul(64));
-        let mut state = judge(padding.pick(group)).map_err(|f| wrong(at, f))?;
+        let mut state = match judge(padding.pick(group)) {
+            Err(_) if !keeps(Mutant::PairCheck) => {
+                let [record, _] = padding.pick(group);
+                nvstack_format::btt::FlogState { current: 0, record, next_seq: 1 }
+            }
+            other => other.map_err(|f| wrong(at, f))?,
+        };
         if !keeps(Mutant::SeqCheck) {
             let [a, b] = padding.pick(group);
             (state.current, state.record) = if a.seq > b.seq { (0, a) } else { (1, b) };

@@ -40,6 +40,12 @@ pub(crate) fn wait() {
     std::thread::yield_now();
 }
 
+/// A moment between two accesses to shared memory, at which another task may run.
+pub(crate) fn point() {
+    #[cfg(feature = "sim")]
+    hook::point();
+}
+
 /// Whether whoever waits should say so at once.
 pub(crate) fn simulated() -> bool {
     #[cfg(feature = "sim")]
@@ -58,6 +64,8 @@ pub(crate) mod hook {
     pub struct Hook {
         /// Lets another task run; false if there is no task to speak of, and the ordinary way is to be taken.
         pub wait: fn() -> bool,
+        /// Another task may run now.
+        pub point: fn(),
         /// The number of the running task.
         pub task: fn() -> usize,
     }
@@ -73,6 +81,12 @@ pub(crate) mod hook {
 
     pub(crate) fn wait() -> bool {
         HOOK.with(Cell::get).is_some_and(|hook| (hook.wait)())
+    }
+
+    pub(crate) fn point() {
+        if let Some(hook) = HOOK.with(Cell::get) {
+            (hook.point)();
+        }
     }
 
     pub(crate) fn task() -> Option<usize> {

@@ -49,6 +49,7 @@ impl Tracking {
     }
 
     fn mark(&self, lane: usize, arena: usize, block: Block) {
+        step::point();
         if let Some(slot) = self.slots.get(lane) {
             slot.store(mark(arena, block), Ordering::Relaxed);
         }

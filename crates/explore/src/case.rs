@@ -8,6 +8,7 @@ use nvstack_btt_sim::sim::Mutant;
 use nvstack_media::{Error, Kind};
 use nvstack_sim::{Lost, Model};
 
+use crate::schedule::Turn;
 use crate::workload::Workload;
 
 /// A moment of a workload, and one image that a cut then leaves. Its text is the seed that a person types.
@@ -19,7 +20,7 @@ pub struct Case {
     pub mutant: Option<Mutant>,
     /// The tasks.
     pub workload: Workload,
-    /// The task that made each step.
+    /// The task that made each step; with bit 7 set if the step failed, because it was made to.
     pub schedule: Vec<u8>,
     /// Which image.
     pub choice: Vec<u16>,
@@ -30,8 +31,9 @@ impl fmt::Display for Case {
         let mutant = self.mutant.map_or("none", Mutant::name);
         write!(f, "{};{mutant};{};", self.model, self.workload)?;
         for run in self.schedule.chunk_by(|a, b| a == b) {
-            let task = run.first().copied().unwrap_or(0);
-            write!(f, "{}{}", char::from(b'a' + task.min(25)), run.len())?;
+            let turn = Turn::from_code(run.first().copied().unwrap_or(0));
+            let first = if turn.fails { b'A' } else { b'a' };
+            write!(f, "{}{}", char::from(first + (turn.task as u8).min(25)), run.len())?;
         }
         let choice: Vec<String> = self.choice.iter().map(u16::to_string).collect();
         write!(f, ";{}", choice.join("."))
@@ -68,7 +70,9 @@ impl FromStr for Case {
                 count = count.saturating_mul(10).saturating_add(digit as usize);
                 steps.next();
             }
-            let task = u8::try_from(task).ok().and_then(|t| t.checked_sub(b'a')).ok_or_else(wrong)?;
+            let (fails, first) = if task.is_ascii_uppercase() { (true, b'A') } else { (false, b'a') };
+            let task = u8::try_from(task).ok().and_then(|t| t.checked_sub(first)).filter(|t| *t < 26);
+            let task = Turn { task: task.ok_or_else(wrong)?.into(), fails }.code();
             if schedule.len().saturating_add(count) > 100_000 {
                 return Err(wrong());
             }

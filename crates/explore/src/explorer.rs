@@ -12,10 +12,11 @@ use nvstack_media::Result;
 use nvstack_sim::{Hook, Image, Model, SimMedium, mix};
 
 use crate::case::{Case, Violation};
+use crate::content::Contents;
 use crate::judge::{Judge, Through};
 use crate::naive;
 use crate::oracle::Oracle;
-use crate::schedule::{Gate, Stacks, Tasks};
+use crate::schedule::{Gate, Stacks, Tasks, Turn};
 use crate::workload::{Start, Workload};
 
 type Hashes = HashSet<u128, BuildHasherDefault<Through>>;
@@ -33,6 +34,8 @@ pub struct Bounds {
     pub schedules: Option<u64>,
     /// States after which a workload is left as it is; told as `cut_short`.
     pub states: u64,
+    /// Operations on the medium that fail, each wherever it can, in one run.
+    pub faults: u32,
     /// For what is random.
     pub seed: u64,
 }
@@ -71,8 +74,8 @@ impl Counts {
 
 /// A place where the tasks could have gone on in another way.
 struct Fork {
-    taken: usize,
-    left: Vec<usize>,
+    taken: Turn,
+    left: Vec<Turn>,
 }
 
 /// Explores one workload.
@@ -118,14 +121,28 @@ impl<'w> Explorer<'w> {
 
     /// Begins the workload anew.
     fn begin(&mut self, stacks: &mut Stacks) -> Result<(SimMedium, Tasks), String> {
-        let contents = self.judge.judge(&self.start).map_err(|e| format!("before the workload: {e}"))?;
+        let found = self.judge.judge(&self.start).map_err(|e| format!("before the workload: {e}"))?;
         let gate = Arc::new(Gate::default());
         let medium =
             SimMedium::hooked(self.start.clone(), self.model, Arc::<Gate>::clone(&gate) as Arc<dyn Hook>);
         let device = self.judge.open(medium.clone(), false).map_err(|e| format!("open: {e}"))?;
-        let oracle = Oracle::new(contents, self.workload.sectors(), self.model != Model::Pages);
+        let oracle = self.oracle(found.contents)?;
         self.counts.runs += 1;
-        Ok((medium, Tasks::start(self.workload, device, gate, oracle, stacks)))
+        Ok((medium, Tasks::start(self.workload, device, *self.judge.places(), gate, oracle, stacks)))
+    }
+
+    /// What the sectors hold before anything is asked for: of lost ones, what may come back.
+    fn oracle(&self, contents: Contents) -> Result<Oracle, String> {
+        let mut whole = self.start.clone();
+        whole.heal(0, whole.len());
+        let under = naive::decode(&whole, self.judge.places())?;
+        let under = under.contents(&whole, self.judge.places(), self.judge.sectors());
+        let sectors = self.workload.sectors();
+        let mut oracle = Oracle::new(under, sectors, self.model != Model::Pages);
+        for sector in (0..sectors).filter(|s| contents.get(*s) != under.get(*s)) {
+            oracle.lose(sector, under.get(sector));
+        }
+        Ok(oracle)
     }
 
     /// Runs through all there is. The shortest failure, if any, is in `worst` then.
@@ -152,7 +169,8 @@ impl<'w> Explorer<'w> {
                         forks.pop();
                     }
                     let Some(fork) = forks.last_mut() else { return };
-                    fork.taken = fork.left.pop().unwrap_or(0);
+                    let Some(next) = fork.left.pop() else { return };
+                    fork.taken = next;
                     if self.is_over(stop_at) {
                         return;
                     }
@@ -178,7 +196,7 @@ impl<'w> Explorer<'w> {
         };
         let all = self.bounds.schedules.is_none();
         let mut schedule: Vec<u8> = Vec::new();
-        let mut last = 0;
+        let (mut last, mut faults) = (0, 0);
         loop {
             let step = schedule.len();
             let old = all && step < forks.len();
@@ -196,15 +214,27 @@ impl<'w> Explorer<'w> {
                 Some(fork) => fork.taken,
                 None if all => {
                     // Whoever ran goes on, if it can: so the first run has the fewest changes.
-                    let taken =
-                        if ready.contains(&last) { last } else { ready.first().copied().unwrap_or(0) };
-                    forks.push(Fork { taken, left: ready.into_iter().filter(|t| *t != taken).collect() });
+                    let task = if ready.contains(&last) { last } else { ready.first().copied().unwrap_or(0) };
+                    let others = ready.iter().filter(|t| **t != task);
+                    let mut left: Vec<Turn> = Vec::new();
+                    if faults < self.bounds.faults {
+                        let failing = ready.iter().filter(|t| tasks.may_fail(**t));
+                        left.extend(failing.map(|task| Turn { task: *task, fails: true }));
+                    }
+                    left.extend(others.map(|task| Turn { task: *task, fails: false }));
+                    let taken = Turn { task, fails: false };
+                    forks.push(Fork { taken, left });
                     taken
                 }
-                None => ready.get(choose(ready.len())).copied().unwrap_or(0),
+                None => {
+                    let task = ready.get(choose(ready.len())).copied().unwrap_or(0);
+                    let fails = faults < self.bounds.faults && tasks.may_fail(task) && choose(16) == 0;
+                    Turn { task, fails }
+                }
             };
-            last = taken;
-            schedule.push(taken as u8);
+            last = taken.task;
+            faults += u32::from(taken.fails);
+            schedule.push(taken.code());
             tasks.step(taken);
         }
         tasks.finish(stacks);
@@ -214,8 +244,7 @@ impl<'w> Explorer<'w> {
     fn look(&mut self, medium: &SimMedium, tasks: &Tasks, schedule: &[u8]) -> bool {
         let oracle = tasks.oracle();
         if self.bounds.prune {
-            let waiting = tasks.ready().fold(0u64, |h, t| h | 1 << t);
-            let key = medium.state_hash() ^ u128::from(mix(oracle.hash() ^ mix(waiting)));
+            let key = medium.state_hash() ^ u128::from(mix(oracle.hash() ^ mix(tasks.places())));
             if !self.seen.insert(key) {
                 return false;
             }
@@ -228,6 +257,7 @@ impl<'w> Explorer<'w> {
             return true;
         }
         let allowed = oracle.allowed(self.workload.sectors());
+        let at_rest = oracle.at_rest();
         drop(oracle);
         let cuts = medium.cuts();
         self.counts.sampled += u64::from(cuts.count() > u128::from(self.bounds.images));
@@ -240,7 +270,7 @@ impl<'w> Explorer<'w> {
                 pairs.insert((image.hash(), allowed.hash()));
             }
             let wrong = match judge.judge(image) {
-                Ok(contents) => allowed.finds(contents),
+                Ok(found) => allowed.finds(found.contents).or_else(|| found.unrest(at_rest)),
                 Err(wrong) => Some(wrong.to_string()),
             };
             if let Some(wrong) = wrong {
@@ -287,22 +317,22 @@ impl<'w> Explorer<'w> {
         let (medium, mut tasks) = self.begin(&mut stacks)?;
         // What led to where each task first stops was done already: opening, and nothing else.
         medium.record();
-        for task in &case.schedule {
-            if !tasks.ready().any(|t| t == usize::from(*task)) {
+        for turn in case.schedule.iter().map(|code| Turn::from_code(*code)) {
+            if !tasks.ready().any(|t| t == turn.task) || turn.fails && !tasks.may_fail(turn.task) {
                 return Err("the schedule does not fit the workload".into());
             }
-            tasks.step(usize::from(*task));
+            tasks.step(turn);
         }
-        let (wrong, allowed) = {
+        let (wrong, allowed, at_rest) = {
             let oracle = tasks.oracle();
-            (oracle.wrong.clone(), oracle.allowed(self.workload.sectors()))
+            (oracle.wrong.clone(), oracle.allowed(self.workload.sectors()), oracle.at_rest())
         };
         let (trace, image) = (medium.trace(), medium.cuts().image(&case.choice));
         let stuck = tasks.ready().next().is_none() && !tasks.done();
         tasks.finish(&mut stacks);
         let wrong = wrong.or_else(|| stuck.then(|| "every task waits for another".to_owned()));
         let wrong = wrong.or_else(|| match self.judge.judge(&image) {
-            Ok(contents) => allowed.finds(contents),
+            Ok(found) => allowed.finds(found.contents).or_else(|| found.unrest(at_rest)),
             Err(wrong) => Some(wrong.to_string()),
         });
         Ok((trace, image, wrong))
@@ -323,6 +353,10 @@ fn start(workload: &Workload, judge: &Judge) -> Result<Image> {
         Start::Cut => naive::write(&mut image, &places, (0, 1), 0, 0xd1, true),
         Start::Old => naive::write(&mut image, &places, (0, 2), 0, 0xd1, false),
         Start::Lost => naive::lose(&mut image, &places, 0),
+        Start::Bad => {
+            image.lose(places.data, 512);
+            image.lose(places.data + u64::from(places.sectors) * 512, 512);
+        }
     }
     Ok(image)
 }

@@ -19,7 +19,24 @@ use crate::naive::{self, Places};
 use crate::workload::Workload;
 
 /// What an image holds, or what is wrong with it.
-pub(crate) type Verdict = Result<Contents, Arc<str>>;
+pub(crate) type Verdict = Result<Found, Arc<str>>;
+
+/// What an image holds, once it is recovered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Of its sectors.
+    pub(crate) contents: Contents,
+    /// Whether recovery had something to do.
+    pub(crate) redone: bool,
+}
+
+impl Found {
+    /// What is wrong with an image that was cut while nothing was under way, and everything promised.
+    pub(crate) fn unrest(&self, at_rest: bool) -> Option<String> {
+        (at_rest && self.redone)
+            .then(|| "everything was promised, and yet recovery had something to do".into())
+    }
+}
 
 /// A hash is its own hash.
 #[derive(Default)]
@@ -133,6 +150,11 @@ impl Judge {
         &self.places
     }
 
+    /// The numbers that its sectors have in the arena.
+    pub(crate) fn sectors(&self) -> &[u32] {
+        &self.sectors
+    }
+
     /// Bytes of its arena.
     pub(crate) fn size(&self) -> Result<u64> {
         Ok(self.shape.layout()?.size)
@@ -164,7 +186,7 @@ impl Judge {
         verdict
     }
 
-    fn recover(&mut self, image: &Image, depth: u32) -> Result<Contents, String> {
+    fn recover(&mut self, image: &Image, depth: u32) -> Result<Found, String> {
         self.recoveries += 1;
         let linux = naive::decode(image, &self.places).map_err(|e| format!("as Linux reads it: {e}"))?;
         let expected = linux.contents(image, &self.places, &self.sectors);
@@ -179,13 +201,13 @@ impl Judge {
 
         let medium = SimMedium::memory(image.clone(), self.model);
         let device = self.open(medium.clone(), false).map_err(|e| format!("recovery: {e}"))?;
-        let found = self.contents(&device).map_err(|e| format!("after recovery: {e}"))?;
-        compare(found, expected, "after recovery, as Linux reads it")?;
         if medium.counts().0 > 0 || linux.redone > 0 {
             self.recovered(image, &medium.image(), expected, depth)?;
         }
+        let found = self.contents(&device).map_err(|e| format!("after recovery: {e}"))?;
+        compare(found, expected, "after recovery, as Linux reads it")?;
         self.go_on(&device, &medium)?;
-        Ok(expected)
+        Ok(Found { contents: expected, redone: linux.redone > 0 })
     }
 
     /// Recovery stored something: that is all there is to do, and a cut in the middle of it does no harm.
@@ -214,25 +236,21 @@ impl Judge {
         let medium = SimMedium::hooked(before.clone(), self.model, Arc::<Snapshots>::clone(&hook));
         *hook.medium.lock().unwrap_or_else(PoisonError::into_inner) = Some(medium.clone());
         let device = self.open(medium, false).map_err(|e| format!("recovery: {e}"));
-        hook.take();
+        let left = device.as_ref().map_or(0, |d| d.media().cuts().count());
         // The hook holds the medium that holds the hook.
         *hook.medium.lock().unwrap_or_else(PoisonError::into_inner) = None;
         device?;
         let images = std::mem::take(&mut *hook.images.lock().unwrap_or_else(PoisonError::into_inner));
-        // Whatever is done once recovery is over must not find it half durable.
-        let last = images.last().cloned();
         for image in &images {
             self.inner += 1;
             if image == before {
                 continue;
             }
             let found = self.judge_to(image, depth - 1).map_err(|e| format!("cut in recovery: {e}"))?;
-            compare(found, expected, "after a cut in recovery")?;
+            compare(found.contents, expected, "after a cut in recovery")?;
         }
-        match last {
-            Some(last) if last == *after => Ok(()),
-            _ => Err("recovery is not durable when it is over".into()),
-        }
+        // Whatever is done once recovery is over must not find it half durable.
+        if left == 1 { Ok(()) } else { Err("recovery is not durable when it is over".into()) }
     }
 
     /// The device serves writes after it: each sector is written once, and nothing else changes.

@@ -150,7 +150,10 @@ impl Decoded {
         match entry & (ZERO | ERROR) {
             ERROR => content::LOST,
             ZERO => 0,
-            _ => content::of_block(image, places.data + u64::from(block_of(entry, sector)) * 512),
+            _ => {
+                let at = places.data + u64::from(block_of(entry, sector)) * 512;
+                if image.first_lost(at, 512).is_some() { content::LOST } else { content::of_block(image, at) }
+            }
         }
     }
 
@@ -199,6 +202,13 @@ pub(crate) fn write(
     if !cut {
         image.write(entry_at, &(ZERO | ERROR | free).to_le_bytes());
     }
+}
+
+/// Where the block lies that the map gives a sector, if it gives it one to read.
+pub(crate) fn mapped(image: &Image, places: &Places, sector: u32) -> Option<u64> {
+    let entry = word(image, places.map + u64::from(sector) * 4);
+    let readable = matches!(entry & (ZERO | ERROR), 0 | 0xc000_0000);
+    readable.then(|| places.data + u64::from(block_of(entry, sector)) * 512)
 }
 
 /// Marks a sector as lost.

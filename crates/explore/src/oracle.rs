@@ -16,6 +16,12 @@ struct Write {
     acknowledged: Option<u64>,
     /// It, or something that was written after it, is there after any cut from now on.
     durable: bool,
+    /// It was answered with an error: it may be there or not.
+    failed: bool,
+    /// Its block was lost.
+    lost: bool,
+    /// When somebody was told so: from then on the sector is lost, whatever becomes of the block.
+    told: Option<u64>,
 }
 
 /// The requests of all tasks so far.
@@ -30,6 +36,8 @@ pub(crate) struct Oracle {
     clock: u64,
     /// Whether an answer is a promise. Else flush and FUA are.
     immediate: bool,
+    /// Operations on the medium that were made to fail.
+    pub(crate) faults: u32,
     /// What was found wrong while the tasks ran.
     pub(crate) wrong: Option<String>,
 }
@@ -53,12 +61,16 @@ impl Oracle {
             invoked: 0,
             acknowledged: Some(0),
             durable: true,
+            failed: false,
+            lost: false,
+            told: None,
         };
         Oracle {
             writes: (0..sectors).map(write).collect(),
             open: Vec::new(),
             clock: 0,
             immediate,
+            faults: 0,
             wrong: None,
         }
     }
@@ -71,7 +83,17 @@ impl Oracle {
     /// A task asks for a sector to be written. `id` is the request's own, below 240.
     pub(crate) fn write(&mut self, id: u8, sector: u8, content: u8) -> Begun {
         let at = self.tick();
-        self.writes.push(Write { id, sector, content, invoked: at, acknowledged: None, durable: false });
+        self.writes.push(Write {
+            id,
+            sector,
+            content,
+            invoked: at,
+            acknowledged: None,
+            durable: false,
+            failed: false,
+            lost: false,
+            told: None,
+        });
         Begun { id, at, write: Some(self.writes.len() - 1) }
     }
 
@@ -101,22 +123,29 @@ impl Oracle {
     pub(crate) fn flushed(&mut self, begun: Begun) {
         self.close(begun);
         for write in &mut self.writes {
-            write.durable |= write.acknowledged.is_some_and(|at| at < begun.at);
+            write.durable |= !write.failed && write.acknowledged.is_some_and(|at| at < begun.at);
         }
     }
 
     /// A read was answered.
     pub(crate) fn read(&mut self, begun: Begun, sector: u8, content: u8) {
         self.close(begun);
-        let seen = |w: &Write| w.acknowledged.is_some_and(|at| at < begun.at);
+        let seen = |w: &Write| !w.failed && w.acknowledged.is_some_and(|at| at < begun.at);
         let possible: Vec<usize> = (0..self.writes.len())
             .filter(|i| self.writes[*i].sector == sector && !self.is_superseded(*i, seen))
             .collect();
-        let mut found = possible.iter().copied().filter(|i| self.writes[*i].content == content);
+        let told = |w: &Write| w.told.is_some_and(|at| at < begun.at);
+        let reads = |w: &Write| w.content == content && !told(w) || w.lost && content == content::LOST;
+        let mut found = possible.iter().copied().filter(|i| reads(&self.writes[*i]));
         match (found.next(), found.next()) {
             // What was seen stays: the map is switched after the record of it is durable. A zero entry has no record, so
             // it may be seen by another task before it is promised to anybody.
-            (Some(only), None) if self.immediate && content != 0 => self.writes[only].durable = true,
+            (Some(only), None) if self.immediate && content != 0 => {
+                self.writes[only].durable = true;
+                if self.writes[only].lost && content == content::LOST {
+                    self.writes[only].told.get_or_insert(self.clock);
+                }
+            }
             (Some(_), _) => {}
             (None, _) => {
                 let may: Vec<String> =
@@ -130,8 +159,24 @@ impl Oracle {
         }
     }
 
-    /// A request failed though nothing was wrong with the medium.
-    pub(crate) fn failed(&mut self, what: &str) {
+    /// The block with some content of a sector is lost.
+    pub(crate) fn lose(&mut self, sector: u8, content: u8) {
+        for write in self.writes.iter_mut().filter(|w| w.sector == sector && w.content == content) {
+            write.lost = true;
+        }
+    }
+
+    /// A request failed. If nothing was wrong with the medium, that is wrong.
+    pub(crate) fn failed(&mut self, begun: Option<Begun>, what: &str) {
+        if self.faults > 0 {
+            let Some(begun) = begun else { return };
+            self.close(begun);
+            let at = self.clock;
+            if let Some(write) = begun.write.and_then(|i| self.writes.get_mut(i)) {
+                (write.acknowledged, write.failed) = (Some(at), true);
+            }
+            return;
+        }
         self.wrong.get_or_insert(what.to_owned());
     }
 
@@ -143,6 +188,13 @@ impl Oracle {
         })
     }
 
+    /// Whether nobody waits for an answer, and every answer is a promise.
+    #[must_use]
+    pub(crate) fn at_rest(&self) -> bool {
+        let settled = |w: &Write| w.durable && !w.failed && w.acknowledged.is_some();
+        self.open.is_empty() && self.writes.iter().all(settled)
+    }
+
     /// What may be there after a cut now.
     #[must_use]
     pub(crate) fn allowed(&self, sectors: u8) -> Allowed {
@@ -151,7 +203,12 @@ impl Oracle {
             if !self.is_superseded(i, |w| w.durable)
                 && let Some(set) = sets.get_mut(usize::from(write.sector))
             {
-                set.push(write.content);
+                if write.told.is_none() {
+                    set.push(write.content);
+                }
+                if write.lost {
+                    set.push(content::LOST);
+                }
             }
         }
         for set in &mut sets {
@@ -164,15 +221,22 @@ impl Oracle {
     /// A hash of what decides about all answers to come.
     #[must_use]
     pub(crate) fn hash(&self) -> u64 {
-        let mut sum = u64::from(self.wrong.is_some());
+        let mut sum = u64::from(self.wrong.is_some()) | u64::from(self.faults) << 1;
         // When something happened counts only against what others then had behind them.
         for w in &self.writes {
             let after = |at: u64| w.acknowledged.is_some_and(|done| at > done);
             let writes = self.writes.iter().filter(|o| after(o.invoked)).map(|o| u64::from(o.id));
             let others = self.open.iter().filter(|(_, at)| after(*at)).map(|(id, _)| 0x100 | u64::from(*id));
             let later = writes.chain(others).fold(0u64, |h, id| h.wrapping_add(mix(id)));
+            let told = w.told.map_or(0, |told| self.open.iter().filter(|(_, at)| *at > told).count());
             let words = [
-                u64::from(w.id) << 8 | u64::from(w.durable) << 1 | u64::from(w.acknowledged.is_some()),
+                told as u64,
+                u64::from(w.id) << 8
+                    | u64::from(w.told.is_some()) << 4
+                    | u64::from(w.lost) << 3
+                    | u64::from(w.failed) << 2
+                    | u64::from(w.durable) << 1
+                    | u64::from(w.acknowledged.is_some()),
                 later,
             ];
             sum = sum.wrapping_add(words.into_iter().fold(7, |h, x| mix(h ^ x)));

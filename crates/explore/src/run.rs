@@ -31,6 +31,16 @@ pub enum Scope {
         /// Schedules of each.
         schedules: u64,
     },
+    /// As `Bounded`, on new arenas, with one operation on the medium that fails, wherever it can.
+    Faults {
+        /// Requests.
+        operations: usize,
+    },
+    /// As `Bounded`, on new arenas, with blocks that become unreadable and readable again among the requests.
+    Lost {
+        /// Requests, and changes of the medium.
+        operations: usize,
+    },
     /// These.
     These(Vec<Workload>),
 }
@@ -68,7 +78,12 @@ impl Config {
     #[must_use]
     pub fn quick() -> Config {
         Config {
-            scopes: vec![Scope::Bounded { operations: 3 }, Scope::Random { workloads: 40, schedules: 20 }],
+            scopes: vec![
+                Scope::Bounded { operations: 3 },
+                Scope::Faults { operations: 2 },
+                Scope::Lost { operations: 3 },
+                Scope::Random { workloads: 40, schedules: 20 },
+            ],
             models: Model::ALL.to_vec(),
             mutant: None,
             depth: 1,
@@ -93,6 +108,7 @@ impl Config {
             images: self.images,
             schedules,
             states: self.states,
+            faults: u32::from(matches!(scope, Scope::Faults { .. })),
             seed: self.seed,
         }
     }
@@ -114,12 +130,33 @@ impl Config {
                         (0..*workloads).map(|n| random(self.seed.wrapping_add(n), kinds)).collect()
                     }
                     Scope::Bounded { operations } => bounded(kinds, *operations),
+                    Scope::Faults { operations } => fresh(kinds, *operations, false),
+                    Scope::Lost { operations } => {
+                        let kinds: Vec<Op> = kinds.iter().copied().chain([Op::Lose(0), Op::Clear]).collect();
+                        let mut workloads = fresh(&kinds, *operations, true);
+                        let loses = |w: &Workload| w.tasks.iter().flatten().any(|o| matches!(o, Op::Lose(_)));
+                        workloads.retain(loses);
+                        workloads
+                    }
                 };
                 jobs.extend(workloads.into_iter().map(|w| (*model, w, bounds)));
             }
         }
         jobs
     }
+}
+
+fn fresh(kinds: &[Op], operations: usize, near: bool) -> Vec<Workload> {
+    let places: &[bool] = if near { &[false] } else { &[false, true] };
+    let new = |tasks: Vec<Vec<Op>>| {
+        places.iter().map(move |far| Workload {
+            lanes: 2,
+            far: *far,
+            start: Start::Fresh,
+            tasks: tasks.clone(),
+        })
+    };
+    all_tasks(kinds, operations).into_iter().flat_map(new).collect()
 }
 
 fn bounded(kinds: &[Op], operations: usize) -> Vec<Workload> {
@@ -299,7 +336,8 @@ pub struct Replay {
 /// [`Kind::Invalid`] if the steps don't fit the workload.
 pub fn replay(case: &Case) -> Result<Replay> {
     let _thread = Thread::hold(case.mutant);
-    let bounds = Bounds { depth: 1, prune: true, images: 4096, schedules: None, states: u64::MAX, seed: 1 };
+    let bounds =
+        Bounds { depth: 1, prune: true, images: 4096, schedules: None, states: u64::MAX, faults: 0, seed: 1 };
     let mut explorer = Explorer::new(&case.workload, case.model, case.mutant, bounds)?;
     let (trace, image, what) =
         explorer.replay(case).map_err(|e| Error::new(Kind::Invalid, "replay").found(case).accepted(e))?;

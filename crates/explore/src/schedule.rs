@@ -11,11 +11,12 @@ use generator::{Generator, Gn};
 use nvstack_block::{BlockDevice, Lba, WriteFlags};
 use nvstack_btt_sim::Btt;
 use nvstack_btt_sim::sim;
-use nvstack_media::Result;
-use nvstack_sim::{Event, Hook, Operation, SimMedium};
+use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
+use nvstack_sim::{Event, Hook, Operation, SimMedium, mix};
 
 use crate::content;
 use crate::judge::read;
+use crate::naive::{self, Places};
 use crate::oracle::Oracle;
 use crate::workload::{Op, Workload};
 
@@ -27,6 +28,8 @@ const STACK: usize = 0x4000;
 enum Stop {
     /// Before an operation on the medium.
     Step(Operation),
+    /// Between two accesses to shared memory.
+    Point,
     /// Somebody has a lock that it needs.
     Wait,
     /// It is done.
@@ -52,13 +55,19 @@ fn wait() -> bool {
     inside
 }
 
+fn point() {
+    if generator::is_generator() {
+        stop(Stop::Point);
+    }
+}
+
 /// Takes hold of this thread for as long as it lives: tasks that wait for locks let others run.
 pub(crate) struct Thread;
 
 impl Thread {
     /// Takes hold, and leaves a part of the protocol out.
     pub(crate) fn hold(mutant: Option<sim::Mutant>) -> Thread {
-        sim::hold(Some(sim::Hook { wait, task: || RUNNING.with(Cell::get) }));
+        sim::hold(Some(sim::Hook { wait, point, task: || RUNNING.with(Cell::get) }));
         sim::leave_out(mutant);
         Thread
     }
@@ -76,12 +85,19 @@ impl Drop for Thread {
 pub(crate) struct Gate {
     current: AtomicUsize,
     open: AtomicBool,
+    /// The operation before which the running task stood is to fail.
+    fail: AtomicBool,
 }
 
 impl Hook for Gate {
     fn step(&self, event: &Event) -> Result<()> {
         if !self.open.load(Ordering::Relaxed) && generator::is_generator() {
             stop(Stop::Step(event.operation));
+            if self.fail.swap(false, Ordering::Relaxed) {
+                return Err(
+                    Error::new(Kind::Io, "use simulated medium").found("a failure that was asked for")
+                );
+            }
         }
         Ok(())
     }
@@ -93,6 +109,25 @@ impl Hook for Gate {
 
 type Task = Generator<'static, (), Stop>;
 
+/// Which task goes on, and whether the medium lets it down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) task: usize,
+    pub(crate) fails: bool,
+}
+
+impl Turn {
+    /// As a case keeps it.
+    pub(crate) const fn code(self) -> u8 {
+        (self.task as u8) & 0x7f | if self.fails { 0x80 } else { 0 }
+    }
+
+    /// Out of a case.
+    pub(crate) const fn from_code(code: u8) -> Turn {
+        Turn { task: (code & 0x7f) as usize, fails: code & 0x80 != 0 }
+    }
+}
+
 /// Tasks that are over, whose stacks the next ones use.
 #[derive(Default)]
 pub(crate) struct Stacks(Vec<Task>);
@@ -101,6 +136,8 @@ pub(crate) struct Stacks(Vec<Task>);
 pub(crate) struct Tasks {
     tasks: Vec<Task>,
     stops: Vec<Stop>,
+    /// Steps of each so far.
+    steps: Vec<u64>,
     gate: Arc<Gate>,
     oracle: Arc<Mutex<Oracle>>,
 }
@@ -114,13 +151,14 @@ impl Tasks {
     pub(crate) fn start(
         workload: &Workload,
         device: Btt<SimMedium>,
+        places: Places,
         gate: Arc<Gate>,
         oracle: Oracle,
         stacks: &mut Stacks,
     ) -> Tasks {
         let device = Arc::new(device);
         let oracle = Arc::new(Mutex::new(oracle));
-        let mut tasks = Tasks { tasks: Vec::new(), stops: Vec::new(), gate, oracle };
+        let mut tasks = Tasks { tasks: Vec::new(), stops: Vec::new(), steps: Vec::new(), gate, oracle };
         let mut id = 0;
         for ops in &workload.tasks {
             let work: Vec<(u8, Op, u64)> = ops
@@ -133,7 +171,7 @@ impl Tasks {
             let (device, oracle) = (Arc::clone(&device), Arc::clone(&tasks.oracle));
             let body = move || {
                 for (id, op, lba) in work {
-                    run(&device, &oracle, id, op, lba);
+                    run(&device, &places, &oracle, id, op, lba);
                 }
                 Stop::Done
             };
@@ -146,6 +184,7 @@ impl Tasks {
             };
             tasks.tasks.push(task);
             tasks.stops.push(Stop::Wait);
+            tasks.steps.push(0);
             // What a task does before it first touches the medium is no step of its own.
             tasks.resume(tasks.tasks.len() - 1);
         }
@@ -163,8 +202,16 @@ impl Tasks {
 
     /// Lets a task do one step. Those that wait may find what they wait for afterwards, even if this one waits then, too:
     /// it may have given something up on the way.
-    pub(crate) fn step(&mut self, task: usize) {
+    pub(crate) fn step(&mut self, Turn { task, fails }: Turn) {
+        if let Some(steps) = self.steps.get_mut(task) {
+            *steps += 1;
+        }
+        if fails && let Ok(mut oracle) = self.oracle.lock() {
+            oracle.faults += 1;
+        }
+        self.gate.fail.store(fails, Ordering::Relaxed);
         self.resume(task);
+        self.gate.fail.store(false, Ordering::Relaxed);
         // A task that got one lock may wait for the next one, and have let go of a third: a few rounds without anybody
         // reaching the medium mean that nobody will.
         let mut quiet = 0;
@@ -186,7 +233,22 @@ impl Tasks {
 
     /// The tasks that can go on.
     pub(crate) fn ready(&self) -> impl Iterator<Item = usize> + '_ {
-        self.stops.iter().enumerate().filter(|(_, s)| matches!(s, Stop::Step(_))).map(|(i, _)| i)
+        self.stops
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| matches!(s, Stop::Step(_) | Stop::Point))
+            .map(|(i, _)| i)
+    }
+
+    /// Whether what a task is about to do can fail.
+    pub(crate) fn may_fail(&self, task: usize) -> bool {
+        matches!(self.stops.get(task), Some(Stop::Step(_)))
+    }
+
+    /// Where each of them stands.
+    pub(crate) fn places(&self) -> u64 {
+        let place = |(stop, steps): (&Stop, &u64)| steps << 1 | u64::from(*stop == Stop::Wait);
+        self.stops.iter().zip(&self.steps).map(place).fold(0, |h, place| mix(h ^ place))
     }
 
     /// Whether all are done.
@@ -217,30 +279,50 @@ impl Tasks {
     }
 }
 
-fn run(device: &Btt<SimMedium>, oracle: &Mutex<Oracle>, id: u8, op: Op, lba: u64) {
+/// Loses the block that the map gives a sector, if it gives it one.
+fn lose(device: &Btt<SimMedium>, places: &Places, oracle: &Mutex<Oracle>, sector: u8, lba: u64) {
+    let medium = device.media();
+    let image = medium.image();
+    if let Some(at) = naive::mapped(&image, places, lba as u32) {
+        lock(oracle).lose(sector, content::of_block(&image, at));
+        let _ = medium.inject_poison(MediaOffset(at), 512);
+    }
+}
+
+fn run(device: &Btt<SimMedium>, places: &Places, oracle: &Mutex<Oracle>, id: u8, op: Op, lba: u64) {
+    let mut begun = None;
     let outcome = match op {
         Op::Write(sector) | Op::Fua(sector) => {
             let fua = matches!(op, Op::Fua(_));
             let flags = if fua { WriteFlags::FUA } else { WriteFlags::empty() };
-            let begun = lock(oracle).write(id, sector, id);
+            let begun = *begun.insert(lock(oracle).write(id, sector, id));
             device
                 .write(Lba(lba), &[IoSlice::new(&content::sector(id))], flags)
                 .map(|()| lock(oracle).written(begun, fua))
         }
         Op::Zero(sector) => {
-            let begun = lock(oracle).write(id, sector, 0);
+            let begun = *begun.insert(lock(oracle).write(id, sector, 0));
             device.write_zeroes(Lba(lba), 1, WriteFlags::empty()).map(|()| lock(oracle).written(begun, false))
         }
         Op::Read(sector) => {
-            let begun = lock(oracle).begin(id);
+            let begun = *begun.insert(lock(oracle).begin(id));
             read(device, lba).map(|content| lock(oracle).read(begun, sector, content))
         }
         Op::Flush => {
-            let begun = lock(oracle).begin(id);
+            let begun = *begun.insert(lock(oracle).begin(id));
             device.flush().map(|()| lock(oracle).flushed(begun))
+        }
+        Op::Lose(sector) => {
+            point();
+            lose(device, places, oracle, sector, lba);
+            Ok(())
+        }
+        Op::Clear => {
+            point();
+            device.media().clear_poison(MediaOffset(0), device.media().len())
         }
     };
     if let Err(e) = outcome {
-        lock(oracle).failed(&format!("{op} failed: {e}"));
+        lock(oracle).failed(begun, &format!("{op} failed: {e}"));
     }
 }

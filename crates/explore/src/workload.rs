@@ -21,6 +21,10 @@ pub enum Op {
     Read(u8),
     /// A flush.
     Flush,
+    /// Not a request: the block of a sector becomes unreadable.
+    Lose(u8),
+    /// Not a request: everything is readable again, as `ndctl clear-errors` leaves it.
+    Clear,
 }
 
 impl Op {
@@ -28,8 +32,8 @@ impl Op {
     #[must_use]
     pub const fn sector(self) -> Option<u8> {
         match self {
-            Op::Write(s) | Op::Fua(s) | Op::Zero(s) | Op::Read(s) => Some(s),
-            Op::Flush => None,
+            Op::Write(s) | Op::Fua(s) | Op::Zero(s) | Op::Read(s) | Op::Lose(s) => Some(s),
+            Op::Flush | Op::Clear => None,
         }
     }
 
@@ -40,6 +44,8 @@ impl Op {
             Op::Zero(_) => Op::Zero(sector),
             Op::Read(_) => Op::Read(sector),
             Op::Flush => Op::Flush,
+            Op::Lose(_) => Op::Lose(sector),
+            Op::Clear => Op::Clear,
         }
     }
 }
@@ -52,6 +58,8 @@ impl fmt::Display for Op {
             Op::Zero(s) => write!(f, "z{s}"),
             Op::Read(s) => write!(f, "r{s}"),
             Op::Flush => f.write_str("f"),
+            Op::Lose(s) => write!(f, "p{s}"),
+            Op::Clear => f.write_str("c"),
         }
     }
 }
@@ -69,11 +77,13 @@ pub enum Start {
     Old,
     /// Sector 0 was lost: its map entry says so.
     Lost,
+    /// The blocks of sector 0 and of lane 0 can't be read.
+    Bad,
 }
 
 impl Start {
     /// All of them.
-    pub const ALL: [Start; 5] = [Start::Fresh, Start::Worn, Start::Cut, Start::Old, Start::Lost];
+    pub const ALL: [Start; 6] = [Start::Fresh, Start::Worn, Start::Cut, Start::Old, Start::Lost, Start::Bad];
 
     const fn name(self) -> &'static str {
         match self {
@@ -82,6 +92,7 @@ impl Start {
             Start::Cut => "cut",
             Start::Old => "old",
             Start::Lost => "lost",
+            Start::Bad => "bad",
         }
     }
 }
@@ -170,7 +181,9 @@ impl FromStr for Workload {
                     "u" => Op::Fua(sector()?),
                     "z" => Op::Zero(sector()?),
                     "r" => Op::Read(sector()?),
+                    "p" => Op::Lose(sector()?),
                     "f" if op.len() == 1 => Op::Flush,
+                    "c" if op.len() == 1 => Op::Clear,
                     _ => return None,
                 })
             };

@@ -22,7 +22,12 @@ pub struct Image {
     pages: Vec<Option<Arc<Page>>>,
     len: u64,
     hash: u128,
+    /// Blocks of 512 bytes that can't be read, in order.
+    lost: Vec<u64>,
 }
+
+/// Bytes of a block that is lost and healed as one.
+const BLOCK: u64 = 512;
 
 /// What a unit adds to the hash. Nothing if it is zero, so that zeros needn't be visited.
 fn unit_hash(unit: u64, value: u64) -> u128 {
@@ -40,7 +45,7 @@ impl Image {
     #[must_use]
     pub fn zeros(len: u64) -> Image {
         let pages = usize::try_from(len.div_ceil(PAGE)).unwrap_or(usize::MAX);
-        Image { pages: vec![None; pages], len, hash: 0 }
+        Image { pages: vec![None; pages], len, hash: 0, lost: Vec::new() }
     }
 
     /// These bytes.
@@ -121,6 +126,50 @@ impl Image {
         for (unit, value, mask) in units(at, from) {
             self.set_unit(unit, merge(self.unit(unit), value, mask));
         }
+    }
+
+    /// Loses the blocks of 512 bytes that a range touches: from now on they can't be read, until they are healed.
+    pub fn lose(&mut self, at: u64, len: u64) {
+        let end = at.saturating_add(len).min(self.len);
+        for block in at / BLOCK..end.div_ceil(BLOCK) {
+            if let Err(place) = self.lost.binary_search(&block) {
+                self.lost.insert(place, block);
+                self.hash ^= unit_hash(!block, 1);
+            }
+        }
+    }
+
+    /// Heals the blocks of 512 bytes that a range covers. Their bytes are what they were.
+    pub fn heal(&mut self, at: u64, len: u64) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let covered = at.div_ceil(BLOCK)..at.saturating_add(len) / BLOCK;
+        let hash = &mut self.hash;
+        self.lost.retain(|block| {
+            let healed = covered.contains(block);
+            if healed {
+                *hash ^= unit_hash(!*block, 1);
+            }
+            !healed
+        });
+    }
+
+    /// The first lost byte of a range.
+    #[must_use]
+    pub fn first_lost(&self, at: u64, len: u64) -> Option<u64> {
+        let end = at.saturating_add(len);
+        let touches = |block: &&u64| **block * BLOCK < end && (**block + 1) * BLOCK > at;
+        self.lost.iter().find(touches).map(|block| (block * BLOCK).max(at))
+    }
+
+    /// The lost blocks of 512 bytes that a range touches, as runs: number and count.
+    #[must_use]
+    pub fn lost(&self, at: u64, len: u64) -> Vec<(u64, u64)> {
+        let touched = at / BLOCK..at.saturating_add(len).div_ceil(BLOCK);
+        let lost: Vec<u64> = self.lost.iter().copied().filter(|b| touched.contains(b)).collect();
+        let runs = lost.chunk_by(|a, b| a + 1 == *b);
+        runs.map(|run| (run.first().copied().unwrap_or(0), run.len() as u64)).collect()
     }
 
     /// Whether the page with this byte is zeros that take no space.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nvstack_media::{Domain, Error, Extent, Kind, Media, MediaOffset, Poison, Result, check_range};
+use nvstack_media::{Domain, Error, Extent, Kind, Media, MediaOffset, Result, check_range};
 
 use crate::image::{merge, units};
 use crate::pending::{Pending, Store};
@@ -84,7 +84,6 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
-    poison: Poison,
     len: u64,
     /// None for memory: each store is durable at once.
     model: Option<Model>,
@@ -122,15 +121,7 @@ impl SimMedium {
             drains: 0,
             trace: None,
         };
-        SimMedium(Arc::new(Shared {
-            state: Mutex::new(state),
-            poison: Poison::new(len),
-            len,
-            model,
-            domain,
-            read_only,
-            hook,
-        }))
+        SimMedium(Arc::new(Shared { state: Mutex::new(state), len, model, domain, read_only, hook }))
     }
 
     /// One that holds an image, under a model.
@@ -259,16 +250,18 @@ impl SimMedium {
             let now = state.now.unit(unit);
             if self.0.model.is_some() {
                 let by = if streamed { 1 << task } else { 0 };
-                state.pending.store(Store { unit, value, mask, streamed, by, site }, now);
+                state.pending.store(Store { unit, value, mask, streamed, by, given_up: false, site }, now);
             }
             state.now.set_unit(unit, merge(now, value, mask));
             if from.len() <= 8 {
                 Self::remember(state, task, &[value]);
             }
         }
-        self.0.poison.clear(at, from.len() as u64);
-        match self.0.poison.first(at, from.len() as u64) {
-            Some(lost) => Err(Error::new(Kind::Poison, "store").path(self.name()).at(lost)),
+        for image in [&mut state.now, &mut state.sure] {
+            image.heal(at.0, from.len() as u64);
+        }
+        match state.now.first_lost(at.0, from.len() as u64) {
+            Some(lost) => Err(Error::new(Kind::Poison, "store").path(self.name()).at(MediaOffset(lost))),
             None => Ok(()),
         }
     }
@@ -290,7 +283,7 @@ impl SimMedium {
             let task = self.step(operation, at, part.len() as u64, site)?;
             let mut state = self.lock();
             let state = &mut *state;
-            let lost = self.0.poison.first(MediaOffset(at), part.len() as u64);
+            let lost = state.now.first_lost(at, part.len() as u64);
             state.now.read(at, part);
             if self.0.hook.is_some() {
                 let seen = units(at, part)
@@ -298,7 +291,7 @@ impl SimMedium {
                 Self::remember(state, task, &[at, seen, u64::from(lost.is_some())]);
             }
             if let Some(lost) = lost {
-                return Err(Error::new(Kind::Poison, "read").path(self.name()).at(lost));
+                return Err(Error::new(Kind::Poison, "read").path(self.name()).at(MediaOffset(lost)));
             }
         }
         Ok(())
@@ -316,7 +309,13 @@ impl SimMedium {
     }
 
     fn drain_from(&self, site: &'static Location<'static>) -> Result<()> {
-        let task = self.step(Operation::Drain, 0, 0, site)?;
+        let task = match self.step(Operation::Drain, 0, 0, site) {
+            Err(e) => {
+                self.lock().pending.give_up(self.0.model);
+                return Err(e);
+            }
+            Ok(task) => task,
+        };
         let mut state = self.lock();
         let state = &mut *state;
         state.drains += 1;
@@ -417,18 +416,24 @@ impl Media for SimMedium {
     }
 
     fn badblocks(&self, at: MediaOffset, len: u64) -> Vec<(u64, u64)> {
-        self.0.poison.list(at, len)
+        self.lock().now.lost(at.0, len)
     }
 
     fn inject_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
         check_range(self.0.len, "inject poison", at, len)?;
-        self.0.poison.add(at, len);
+        let state = &mut *self.lock();
+        for image in [&mut state.now, &mut state.sure] {
+            image.lose(at.0, len);
+        }
         Ok(())
     }
 
     fn clear_poison(&self, at: MediaOffset, len: u64) -> Result<()> {
         check_range(self.0.len, "clear poison", at, len)?;
-        self.0.poison.clear(at, len);
+        let state = &mut *self.lock();
+        for image in [&mut state.now, &mut state.sure] {
+            image.heal(at.0, len);
+        }
         Ok(())
     }
 

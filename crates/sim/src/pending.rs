@@ -24,6 +24,8 @@ pub(crate) struct Store {
     pub(crate) streamed: bool,
     /// The tasks whose next drain makes it durable.
     pub(crate) by: u64,
+    /// No drain makes it durable any more: one failed that should have.
+    pub(crate) given_up: bool,
     pub(crate) site: &'static Location<'static>,
 }
 
@@ -52,9 +54,27 @@ impl Pending {
         }
     }
 
+    /// A drain failed. A page cache forgets what it could not write and answers the next call with success; the stores
+    /// may reach the file or not, and nobody will know.
+    pub(crate) fn give_up(&mut self, model: Option<Model>) {
+        if model == Some(Model::Pages) {
+            for store in &mut self.0 {
+                store.given_up = true;
+            }
+        }
+    }
+
     /// A task drains: what it covers is durable.
     pub(crate) fn drain(&mut self, model: Model, task: u64, sure: &mut Image, now: &Image) {
-        if model == Model::Pages || self.0.iter().all(|s| s.by & task != 0) {
+        if model == Model::Pages {
+            // A page that was stored to since is written whole.
+            let again: Vec<u64> = self.0.iter().filter(|s| !s.given_up).map(|s| s.unit / PAGE).collect();
+            for store in self.0.iter_mut().filter(|s| s.given_up && again.contains(&(s.unit / PAGE))) {
+                store.given_up = false;
+            }
+        }
+        let covers = |s: &Store| !s.given_up && (model == Model::Pages || s.by & task != 0);
+        if self.0.iter().all(covers) {
             if !self.0.is_empty() {
                 sure.clone_from(now);
                 self.0.clear();
@@ -63,7 +83,7 @@ impl Pending {
         }
         let mut left: Vec<Store> = Vec::with_capacity(self.0.len());
         for store in self.0.drain(..) {
-            if store.by & task == 0 {
+            if !covers(&store) {
                 left.push(store);
                 continue;
             }
@@ -83,7 +103,13 @@ impl Pending {
         let mut sum = 0u64;
         for (i, s) in self.0.iter().enumerate() {
             let rank = self.0[..i].iter().filter(|o| group(o) == group(s)).count() as u64;
-            let words = [s.unit, s.value, s.mask, s.by << 1 | u64::from(s.streamed), rank];
+            let words = [
+                s.unit,
+                s.value,
+                s.mask,
+                s.by << 1 | u64::from(s.streamed),
+                rank << 1 | u64::from(s.given_up),
+            ];
             sum = sum.wrapping_add(words.into_iter().fold(1, |h, w| mix(h ^ w)));
         }
         sum
