@@ -16,6 +16,8 @@ fn main() {
             "-F" => config.scopes = vec![Scope::Faults { operations: n(v()) }],
             "-L" => config.scopes = vec![Scope::Lost { operations: n(v()) }],
             "-R" => config.scopes = vec![Scope::Random { workloads: n(v()) as u64, schedules: 20 }],
+            "-C" => config.scopes = vec![Scope::Creation],
+            "-D" => config.scopes = vec![Scope::Damage { pairs: n(v()) as u64 }],
             "-x" => config.mutant = Some(mutant(&v()).unwrap()),
             "-d" => config.depth = v().parse().unwrap(),
             "-t" => config.threads = v().parse().unwrap(),
@@ -27,10 +29,11 @@ fn main() {
     }
     let s = run(&config, &|_| ()).unwrap();
     println!(
-        "{}/{} states {} images {} ({} in recovery) recoveries {} sampled {} cut {} late {} {:.2}s",
+        "{}/{} states {} damaged {} images {} ({} in recovery) recoveries {} sampled {} cut {} late {} {:.2}s",
         s.workloads,
         s.of,
         s.states,
+        s.damaged,
         s.images,
         s.images_in_recovery,
         s.recoveries,

@@ -57,6 +57,8 @@ pub struct Counts {
     pub sampled: u64,
     /// Workloads that were not explored to the end.
     pub cut_short: u64,
+    /// Images that no cut leaves: bytes of the tables were changed.
+    pub damaged: u64,
 }
 
 impl Counts {
@@ -69,6 +71,7 @@ impl Counts {
         self.runs += other.runs;
         self.sampled += other.sampled;
         self.cut_short += other.cut_short;
+        self.damaged += other.damaged;
     }
 }
 
@@ -340,7 +343,7 @@ impl<'w> Explorer<'w> {
 }
 
 /// The image that a workload begins with.
-fn start(workload: &Workload, judge: &Judge) -> Result<Image> {
+pub(crate) fn start(workload: &Workload, judge: &Judge) -> Result<Image> {
     let places = *judge.places();
     let mut image = Image::zeros(judge.size()?);
     naive::lay_out(&mut image, &places);

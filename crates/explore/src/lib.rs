@@ -17,6 +17,8 @@
 
 mod case;
 mod content;
+mod creation;
+mod damage;
 mod explorer;
 mod judge;
 mod naive;

@@ -97,8 +97,8 @@ fn block_of(entry: u32, sector: u32) -> u32 {
     if entry & (ZERO | ERROR) == 0 { sector } else { entry & NUMBER }
 }
 
-/// Reads an arena as Linux does.
-pub(crate) fn decode(image: &Image, places: &Places) -> Result<Decoded, String> {
+/// Reads an arena as Linux does, whatever its tables say.
+pub(crate) fn read_tables(image: &Image, places: &Places) -> Result<Decoded, String> {
     let [first, second] = indices(image, places)?;
     let mut map: Vec<u32> = (0..places.sectors).map(|s| word(image, places.map + u64::from(s) * 4)).collect();
     let mut free = Vec::new();
@@ -120,6 +120,12 @@ pub(crate) fn decode(image: &Image, places: &Places) -> Result<Decoded, String> 
         }
     }
     let decoded = Decoded { map, free, redone };
+    Ok(decoded)
+}
+
+/// Reads an arena as Linux does, and proves that each block is mapped or free, exactly once.
+pub(crate) fn decode(image: &Image, places: &Places) -> Result<Decoded, String> {
+    let decoded = read_tables(image, places)?;
     decoded.prove(places)?;
     Ok(decoded)
 }
@@ -141,6 +147,30 @@ impl Decoded {
         }
         // As many owners as blocks, and no block with two: none is left over.
         Ok(())
+    }
+
+    /// What damaged tables would do to somebody who writes: a block with two owners, or a lane without one. Sectors whose
+    /// entries name no block are no danger to others.
+    pub(crate) fn danger(&self, places: &Places) -> Option<String> {
+        let blocks = places.sectors + places.lanes;
+        if let Some(free) = self.free.iter().find(|b| **b >= blocks) {
+            return Some(format!("a lane owns block {free} of {blocks}"));
+        }
+        let mapped = (0u32..).zip(&self.map).map(|(s, e)| block_of(*e, s)).filter(|b| *b < blocks);
+        let mut all: Vec<u32> = mapped.chain(self.free.iter().copied()).collect();
+        all.sort_unstable();
+        all.windows(2).find(|w| w[0] == w[1]).map(|w| format!("block {} has two owners", w[0]))
+    }
+
+    /// Whether the free blocks alone are those of nobody, or of two.
+    pub(crate) fn flog_danger(&self, places: &Places) -> Option<String> {
+        Decoded { map: Vec::new(), free: self.free.clone(), redone: 0 }.danger(places)
+    }
+
+    /// Whether the entry of a sector names a block that there is.
+    pub(crate) fn is_sound(&self, places: &Places, sector: u32) -> bool {
+        let entry = self.map.get(sector as usize).copied().unwrap_or(NUMBER);
+        block_of(entry, sector) < places.sectors + places.lanes
     }
 
     /// What a sector reads as.

@@ -11,6 +11,8 @@ use nvstack_sim::{Image, Model};
 use serde::Serialize;
 
 use crate::case::{Case, Violation};
+use crate::creation::Creation;
+use crate::damage::{self, Damager};
 use crate::explorer::{Bounds, Counts, Explorer};
 use crate::schedule::Thread;
 use crate::workload::{Op, Start, Workload, all_tasks, random};
@@ -40,6 +42,14 @@ pub enum Scope {
     Lost {
         /// Requests, and changes of the medium.
         operations: usize,
+    },
+    /// A BTT is laid out: over nothing, over bytes of any kind, over an old one of its own sector size and of another.
+    Creation,
+    /// Each word of the tables is changed to many values, and so many pairs of words; each byte of an info block is
+    /// changed. No cut leaves that: it is refused, or does no harm.
+    Damage {
+        /// Pairs.
+        pairs: u64,
     },
     /// These.
     These(Vec<Workload>),
@@ -82,6 +92,8 @@ impl Config {
                 Scope::Bounded { operations: 3 },
                 Scope::Faults { operations: 2 },
                 Scope::Lost { operations: 3 },
+                Scope::Creation,
+                Scope::Damage { pairs: 10_000 },
                 Scope::Random { workloads: 40, schedules: 20 },
             ],
             models: Model::ALL.to_vec(),
@@ -105,9 +117,9 @@ impl Config {
         Bounds {
             depth: self.depth,
             prune: self.prune,
-            images: self.images,
             schedules,
             states: self.states,
+            images: if let Scope::Damage { pairs } = scope { *pairs } else { self.images },
             faults: u32::from(matches!(scope, Scope::Faults { .. })),
             seed: self.seed,
         }
@@ -130,6 +142,22 @@ impl Config {
                         (0..*workloads).map(|n| random(self.seed.wrapping_add(n), kinds)).collect()
                     }
                     Scope::Bounded { operations } => bounded(kinds, *operations),
+                    Scope::Creation => [Start::Fresh, Start::Bad, Start::Worn, Start::Old]
+                        .map(|start| Workload { lanes: 0, far: false, start, tasks: vec![vec![Op::Create]] })
+                        .to_vec(),
+                    // What is damaged has nothing to do with what persists when; but writers differ.
+                    Scope::Damage { .. } if !matches!(model, Model::X86 | Model::Pages) => Vec::new(),
+                    Scope::Damage { .. } => (Start::ALL.into_iter())
+                        .filter(|start| *start != Start::Bad)
+                        .map(|start| (2, start))
+                        .chain([(0, Start::Fresh)])
+                        .map(|(lanes, start)| Workload {
+                            lanes,
+                            far: false,
+                            start,
+                            tasks: vec![vec![Op::Damage]],
+                        })
+                        .collect(),
                     Scope::Faults { operations } => fresh(kinds, *operations, false),
                     Scope::Lost { operations } => {
                         let kinds: Vec<Op> = kinds.iter().copied().chain([Op::Lose(0), Op::Clear]).collect();
@@ -231,6 +259,8 @@ pub struct Summary {
     pub images_in_recovery: u64,
     /// Different images that were recovered and judged; the others were equal to one of the same workload.
     pub recoveries: u64,
+    /// Images that no cut leaves, with bytes of the tables changed: refused, or harmless.
+    pub damaged: u64,
     /// Runs of the tasks.
     pub runs: u64,
     /// Moments with too many images, of which a sample was taken.
@@ -246,6 +276,26 @@ pub struct Summary {
     /// The first of them, whole.
     #[serde(skip)]
     pub first: Option<Violation>,
+}
+
+/// Explores one workload.
+fn explore(
+    workload: &Workload,
+    model: Model,
+    mutant: Option<Mutant>,
+    bounds: &Bounds,
+    stop_at: Option<Instant>,
+) -> Result<(Counts, Option<Violation>)> {
+    match workload.special() {
+        Some(Op::Create) => Creation::new(workload.start, model)?.explore(workload, mutant, bounds),
+        Some(_) if workload.lanes == 0 => damage::explore_whole(workload, model, mutant),
+        Some(_) => Ok(Damager::new(workload, model)?.explore(mutant, bounds)),
+        None => {
+            let mut explorer = Explorer::new(workload, model, mutant, *bounds)?;
+            explorer.explore(stop_at);
+            Ok((explorer.counts, explorer.worst))
+        }
+    }
 }
 
 /// Explores. `progress` is called after each workload, by any thread.
@@ -272,10 +322,7 @@ pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Sum
                 late.store(true, Ordering::Relaxed);
                 return;
             }
-            let outcome = Explorer::new(workload, *model, config.mutant, *bounds).map(|mut explorer| {
-                explorer.explore(stop_at);
-                (explorer.counts, explorer.worst)
-            });
+            let outcome = explore(workload, *model, config.mutant, bounds, stop_at);
             let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
             match outcome {
                 Ok((counts, worst)) => {
@@ -310,6 +357,7 @@ pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Sum
         images: counts.images + counts.inner,
         images_in_recovery: counts.inner,
         recoveries: counts.recoveries,
+        damaged: counts.damaged,
         runs: counts.runs,
         sampled: counts.sampled,
         cut_short: counts.cut_short,
@@ -338,8 +386,22 @@ pub fn replay(case: &Case) -> Result<Replay> {
     let _thread = Thread::hold(case.mutant);
     let bounds =
         Bounds { depth: 1, prune: true, images: 4096, schedules: None, states: u64::MAX, faults: 0, seed: 1 };
-    let mut explorer = Explorer::new(&case.workload, case.model, case.mutant, bounds)?;
-    let (trace, image, what) =
-        explorer.replay(case).map_err(|e| Error::new(Kind::Invalid, "replay").found(case).accepted(e))?;
+    let (trace, image, what) = match case.workload.special() {
+        Some(Op::Create) => Creation::new(case.workload.start, case.model)?.replay(case)?,
+        Some(_) if case.workload.lanes == 0 => {
+            let image = damage::whole_image(case.choice.first().copied().unwrap_or(0))?;
+            let what = damage::judge_whole(&image, case.model);
+            (Vec::new(), image, what)
+        }
+        Some(_) => {
+            let damager = Damager::new(&case.workload, case.model)?;
+            let image = damager.image(&case.choice);
+            let what = damager.judge(&image).err();
+            (Vec::new(), image, what)
+        }
+        None => Explorer::new(&case.workload, case.model, case.mutant, bounds)?
+            .replay(case)
+            .map_err(|e| Error::new(Kind::Invalid, "replay").found(case).accepted(e))?,
+    };
     Ok(Replay { steps: trace.iter().map(ToString::to_string).collect(), image, what })
 }

@@ -317,6 +317,8 @@ fn run(device: &Btt<SimMedium>, places: &Places, oracle: &Mutex<Oracle>, id: u8,
             lose(device, places, oracle, sector, lba);
             Ok(())
         }
+        // These are no requests, and have explorers of their own.
+        Op::Create | Op::Damage => Ok(()),
         Op::Clear => {
             point();
             device.media().clear_poison(MediaOffset(0), device.media().len())

@@ -25,6 +25,10 @@ pub enum Op {
     Lose(u8),
     /// Not a request: everything is readable again, as `ndctl clear-errors` leaves it.
     Clear,
+    /// No request: a BTT is laid out. Alone, on a whole arena.
+    Create,
+    /// No request: bytes of the tables are changed as no cut changes them. Alone.
+    Damage,
 }
 
 impl Op {
@@ -33,7 +37,7 @@ impl Op {
     pub const fn sector(self) -> Option<u8> {
         match self {
             Op::Write(s) | Op::Fua(s) | Op::Zero(s) | Op::Read(s) | Op::Lose(s) => Some(s),
-            Op::Flush | Op::Clear => None,
+            Op::Flush | Op::Clear | Op::Create | Op::Damage => None,
         }
     }
 
@@ -46,6 +50,8 @@ impl Op {
             Op::Flush => Op::Flush,
             Op::Lose(_) => Op::Lose(sector),
             Op::Clear => Op::Clear,
+            Op::Create => Op::Create,
+            Op::Damage => Op::Damage,
         }
     }
 }
@@ -60,6 +66,8 @@ impl fmt::Display for Op {
             Op::Flush => f.write_str("f"),
             Op::Lose(s) => write!(f, "p{s}"),
             Op::Clear => f.write_str("c"),
+            Op::Create => f.write_str("n"),
+            Op::Damage => f.write_str("d"),
         }
     }
 }
@@ -103,7 +111,7 @@ impl Start {
 /// one of its own), a new arena; then the tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Workload {
-    /// Lanes of the arena.
+    /// Lanes of the arena; 0 for a whole one as the format has it, with 256.
     pub lanes: u8,
     /// Whether the map entries of the sectors lie in lines of their own.
     pub far: bool,
@@ -119,6 +127,18 @@ impl Workload {
     pub fn sectors(&self) -> u8 {
         let most = self.tasks.iter().flatten().filter_map(|op| op.sector()).max().unwrap_or(0);
         most.max(1) + 1
+    }
+
+    /// What is done, if it is laying out or damage, and no requests.
+    #[must_use]
+    pub fn special(&self) -> Option<Op> {
+        match self.tasks.as_slice() {
+            [task] => match task.as_slice() {
+                [op @ (Op::Create | Op::Damage)] => Some(*op),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Requests of all tasks.
@@ -165,7 +185,7 @@ impl FromStr for Workload {
         let parse = || -> Option<Workload> {
             let (head, tasks) = text.split_once(':')?;
             let mut head = head.split('.');
-            let lanes: u8 = head.next()?.parse().ok().filter(|n| (1..=64).contains(n))?;
+            let lanes: u8 = head.next()?.parse().ok().filter(|n| *n <= 64)?;
             let far = match head.next()? {
                 "near" => false,
                 "far" => true,
@@ -184,13 +204,20 @@ impl FromStr for Workload {
                     "p" => Op::Lose(sector()?),
                     "f" if op.len() == 1 => Op::Flush,
                     "c" if op.len() == 1 => Op::Clear,
+                    "n" if op.len() == 1 => Op::Create,
+                    "d" if op.len() == 1 => Op::Damage,
                     _ => return None,
                 })
             };
             let tasks: Option<Vec<Vec<Op>>> =
                 tasks.split('/').map(|t| t.split(',').map(op).collect()).collect();
             let tasks = tasks.filter(|t| t.len() <= 32 && head.next().is_none())?;
-            Some(Workload { lanes, far, start, tasks })
+            let workload = Workload { lanes, far, start, tasks };
+            // What is no request stands alone, and only what stands alone has a whole arena.
+            let special = |op: &Op| matches!(op, Op::Create | Op::Damage);
+            let alone = workload.special().is_some();
+            let fits = if alone { true } else { lanes > 0 && !workload.tasks.iter().flatten().any(special) };
+            (fits && (lanes == 0 || workload.special() != Some(Op::Create))).then_some(workload)
         };
         parse().ok_or_else(wrong)
     }
