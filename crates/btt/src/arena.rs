@@ -43,7 +43,9 @@ impl Arena {
         padding: Padding,
         redo: BTreeMap<Premap, MapEntry>,
     ) -> Arena {
-        let stripes = (0..STRIPES).map(|_| RwLock::default()).collect();
+        // Every arena of the format has more lines than that; those of the simulator have one or two.
+        let lines = layout.external_nlba.checked_shr(4).unwrap_or(0).clamp(8, STRIPES);
+        let stripes = (0..lines).map(|_| RwLock::default()).collect();
         Arena { index, base, layout, first, padding, redo, frozen: OnceLock::new(), stripes }
     }
 
@@ -104,9 +106,9 @@ impl Arena {
     fn stripe(&self, premap: Premap) -> Result<&RwLock<Stripe>> {
         let line = premap.0.checked_shr(4).unwrap_or(0);
         let line = if keeps(Mutant::MapLock) { line } else { own_number() };
-        usize::try_from(line.checked_rem(STRIPES).unwrap_or(0))
+        usize::try_from(line)
             .ok()
-            .and_then(|i| self.stripes.get(i))
+            .and_then(|line| self.stripes.get(line.checked_rem(self.stripes.len())?))
             .ok_or_else(|| Error::new(Kind::OutOfRange, "lock map entry").found(premap))
     }
 

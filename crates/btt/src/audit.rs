@@ -75,7 +75,7 @@ pub(crate) fn audit<M: Media>(
 
     // Holes of the map: their sectors have the blocks of their own numbers.
     let mut holes: Vec<(u32, u32)> = Vec::new();
-    let mut buffer = vec![0u8; 65536];
+    let mut buffer = vec![0u8; usize::try_from(map_len.min(65536)).unwrap_or(65536)];
     let mut done = 0u64;
     while done < map_len {
         let extent = media.extent(map.plus(done), map_len.saturating_sub(done))?;

@@ -101,7 +101,9 @@ impl<M: Media> Btt<M> {
                 loop {
                     // A zero or error entry names a block as well, but nobody reads it.
                     self.tracking.publish(held.lane, arena.index, entry.block(premap));
-                    let again = arena.entry(&self.media, premap)?;
+                    // Whoever wants the block waits until this is taken back, also if nothing comes of it.
+                    let again = arena.entry(&self.media, premap);
+                    let again = again.inspect_err(|_| self.tracking.clear(held.lane))?;
                     if again == entry || !keeps(Mutant::RttLook) {
                         break;
                     }
@@ -110,6 +112,11 @@ impl<M: Media> Btt<M> {
                 self.tracking.publish_late(held.lane, arena.index, entry.block(premap));
                 let outcome = self.read_entry(arena, premap, entry, into);
                 self.tracking.clear(held.lane);
+                if matches!(entry.state(), MapState::Error(_)) && keeps(Mutant::MarkAgain) {
+                    // Whoever marked it may not have drained yet, and what is told lost stays lost.
+                    order::flush_entry(&self.media, arena, premap)?;
+                    self.media.drain()?;
+                }
                 (entry, outcome)
             }
         };

@@ -46,6 +46,7 @@ mutants! {
     ZeroPending "zero-pending" "Write-zeroes: the commit of what waits for the sector, which would undo it.";
     MarkLook "mark-look" "Lost bytes: looking at the map again before the sector is marked.";
     MarkDrain "mark-drain" "Lost bytes: the drain after the mark.";
+    MarkAgain "mark-again" "Lost bytes: writing back a mark that another task has made, before anybody is told of it.";
     Freeze "freeze" "A commit that failed half-way: that the arena takes no more writes.";
     RttPublish "rtt-publish" "Read: the publication of the block that is being read.";
     RttFence "rtt-fence" "Read: the fence between the publication and the second look at the map.";

@@ -2,7 +2,7 @@
 //! Looking for a BTT, and attaching to one.
 
 use nvstack_block::Geometry;
-use nvstack_format::btt::{ARENA_MAX, INFO_LEN, Info, LANES, LbaSize, Rejected, Version};
+use nvstack_format::btt::{ARENA_MAX, INFO_LEN, Info, LbaSize, Rejected, Version};
 use nvstack_format::{Invalid, MediaOffset};
 use nvstack_media::{Domain, Error, Kind, Media, Result};
 use uuid::Uuid;
@@ -276,6 +276,7 @@ pub(crate) fn attach<M: Media>(
         atomic: true,
         discard: !read_only,
     };
+    let tracking = Tracking::new(slots.len());
     let mode = if read_only {
         Mode::ReadOnly
     } else if grouped {
@@ -289,7 +290,7 @@ pub(crate) fn attach<M: Media>(
         arenas,
         geometry,
         mode,
-        tracking: Tracking::new(usize::try_from(LANES).unwrap_or(256)),
+        tracking,
         zero_entries: options.zero_entries,
         infos,
         recovered,

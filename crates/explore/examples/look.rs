@@ -21,6 +21,8 @@ fn main() {
             "-x" => config.mutant = Some(mutant(&v()).unwrap()),
             "-d" => config.depth = v().parse().unwrap(),
             "-t" => config.threads = v().parse().unwrap(),
+            "-N" => config = Config::normal(),
+            "-Y" => config = Config::long(),
             "-u" => config.prune = false,
             "-v" => verbose = true,
             "-T" => config.time = Some(std::time::Duration::from_secs(v().parse().unwrap())),

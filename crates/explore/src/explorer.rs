@@ -150,7 +150,7 @@ impl<'w> Explorer<'w> {
 
     /// Runs through all there is. The shortest failure, if any, is in `worst` then.
     pub(crate) fn explore(&mut self, stop_at: Option<Instant>) {
-        let mut stacks = Stacks::default();
+        let mut stacks = Stacks::of_thread();
         match self.bounds.schedules {
             Some(schedules) => {
                 for number in 0..schedules {
@@ -316,7 +316,7 @@ impl<'w> Explorer<'w> {
         &mut self,
         case: &Case,
     ) -> Result<(Vec<nvstack_sim::Event>, Image, Option<String>), String> {
-        let mut stacks = Stacks::default();
+        let mut stacks = Stacks::of_thread();
         let (medium, mut tasks) = self.begin(&mut stacks)?;
         // What led to where each task first stops was done already: opening, and nothing else.
         medium.record();

@@ -31,5 +31,5 @@ pub use case::{Case, Violation, mutant};
 pub use explorer::{Bounds, Counts};
 pub use nvstack_btt_sim::sim::{MUTANTS, Mutant};
 pub use nvstack_sim::Model;
-pub use run::{Config, Progress, Replay, Scope, Summary, ViolationSummary, replay, run};
+pub use run::{Config, Progress, Replay, Scope, Summary, ViolationSummary, reachable, replay, run};
 pub use workload::{Op, Start, Workload, all_tasks, random};

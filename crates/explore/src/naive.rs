@@ -134,14 +134,17 @@ impl Decoded {
     /// Each block is mapped or free, exactly once.
     fn prove(&self, places: &Places) -> Result<(), String> {
         let blocks = places.sectors + places.lanes;
-        let mut owners: Vec<Option<String>> = vec![None; blocks as usize];
+        let mut owners: Vec<Option<(bool, u32)>> = vec![None; blocks as usize];
+        let name = |(is_sector, number)| format!("{} {number}", if is_sector { "sector" } else { "lane" });
         let mapped = (0u32..).zip(&self.map).map(|(s, e)| (block_of(*e, s), true, s));
         let free = (0u32..).zip(&self.free).map(|(lane, block)| (*block, false, lane));
         for (block, is_sector, number) in mapped.chain(free) {
-            let owner = format!("{} {number}", if is_sector { "sector" } else { "lane" });
+            let owner = (is_sector, number);
             match owners.get_mut(block as usize) {
-                None => return Err(format!("{owner} has block {block} of {blocks}")),
-                Some(Some(other)) => return Err(format!("block {block} belongs to {other} and to {owner}")),
+                None => return Err(format!("{} has block {block} of {blocks}", name(owner))),
+                Some(Some(other)) => {
+                    return Err(format!("block {block} belongs to {} and to {}", name(*other), name(owner)));
+                }
                 Some(slot) => *slot = Some(owner),
             }
         }

@@ -257,8 +257,8 @@ impl Allowed {
     pub(crate) fn finds(&self, contents: Contents) -> Option<String> {
         let wrong = |(sector, set): (u8, &Vec<u8>)| {
             let found = contents.get(sector);
-            let may: Vec<String> = set.iter().map(|c| content::describe(*c)).collect();
             (!set.contains(&found)).then(|| {
+                let may: Vec<String> = set.iter().map(|c| content::describe(*c)).collect();
                 format!("sector {sector} is {}, and may be {}", content::describe(found), may.join(" or "))
             })
         };

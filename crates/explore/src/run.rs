@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From a configuration to a summary.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -72,6 +73,8 @@ pub struct Config {
     pub images: u64,
     /// States of one workload.
     pub states: u64,
+    /// Operations on the medium that fail in one run, each wherever it can.
+    pub faults: u32,
     /// For what is random.
     pub seed: u64,
     /// Threads that share the workloads.
@@ -83,8 +86,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// All workloads of up to three requests, under all models, with a second cut inside each recovery: a minute on two
-    /// cores.
+    /// All workloads of up to three requests, under all models, with a second cut inside each recovery; failing operations,
+    /// lost blocks, creation and damage; some larger workloads. Millions of images, in less than a minute on two cores.
     #[must_use]
     pub fn quick() -> Config {
         Config {
@@ -92,9 +95,10 @@ impl Config {
                 Scope::Bounded { operations: 3 },
                 Scope::Faults { operations: 2 },
                 Scope::Lost { operations: 3 },
+                Scope::These(found()),
                 Scope::Creation,
                 Scope::Damage { pairs: 10_000 },
-                Scope::Random { workloads: 40, schedules: 20 },
+                Scope::Random { workloads: 500, schedules: 20 },
             ],
             models: Model::ALL.to_vec(),
             mutant: None,
@@ -102,10 +106,48 @@ impl Config {
             prune: true,
             images: 4096,
             states: 1_000_000,
+            faults: 0,
             seed: 1,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             stop_at_first: true,
             time: Some(Duration::from_secs(55)),
+        }
+    }
+
+    /// What a test run explores: all workloads of up to four requests, and otherwise more of what [`Config::quick`] does.
+    /// More than ten million images.
+    #[must_use]
+    pub fn normal() -> Config {
+        Config {
+            scopes: vec![
+                Scope::Bounded { operations: 4 },
+                Scope::Faults { operations: 3 },
+                Scope::Lost { operations: 4 },
+                Scope::Creation,
+                Scope::Damage { pairs: 100_000 },
+                Scope::Random { workloads: 400, schedules: 20 },
+            ],
+            time: None,
+            ..Config::quick()
+        }
+    }
+
+    /// The long run: all workloads of up to five requests, a third cut, and many larger workloads. More than five hundred
+    /// million images.
+    #[must_use]
+    pub fn long() -> Config {
+        Config {
+            scopes: vec![
+                Scope::Bounded { operations: 5 },
+                Scope::Faults { operations: 4 },
+                Scope::Lost { operations: 5 },
+                Scope::Creation,
+                Scope::Damage { pairs: 1_000_000 },
+                Scope::Random { workloads: LONG_RANDOM, schedules: 40 },
+            ],
+            depth: 2,
+            time: None,
+            ..Config::quick()
         }
     }
 
@@ -120,7 +162,7 @@ impl Config {
             schedules,
             states: self.states,
             images: if let Scope::Damage { pairs } = scope { *pairs } else { self.images },
-            faults: u32::from(matches!(scope, Scope::Faults { .. })),
+            faults: self.faults.max(u32::from(matches!(scope, Scope::Faults { .. }))),
             seed: self.seed,
         }
     }
@@ -170,9 +212,22 @@ impl Config {
                 jobs.extend(workloads.into_iter().map(|w| (*model, w, bounds)));
             }
         }
+        // Few requests first, so that the first failure is a short one.
+        jobs.sort_by_key(|(_, workload, _)| match workload.special() {
+            Some(_) => 3,
+            None => workload.operations(),
+        });
         jobs
     }
 }
+
+/// Workloads that found something once and are larger than what is gone through quickly.
+fn found() -> Vec<Workload> {
+    ["2.near.fresh:p0,r0,c/r0"].iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// Larger workloads of the long run, under each model.
+const LONG_RANDOM: u64 = 30_000;
 
 fn fresh(kinds: &[Op], operations: usize, near: bool) -> Vec<Workload> {
     let places: &[bool] = if near { &[false] } else { &[false, true] };
@@ -366,6 +421,21 @@ pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Sum
         violations: found.iter().map(|(_, v)| v.into()).collect(),
         first: found.into_iter().next().map(|(_, v)| v),
     })
+}
+
+/// Every pair of an image and of what it may hold that a workload leads to, as hashes. Pruning may not change it.
+///
+/// [`Kind::Corrupt`] if there is a failure, which it names.
+pub fn reachable(workload: &Workload, model: Model, prune: bool) -> Result<HashSet<(u128, u64)>> {
+    let _thread = Thread::hold(None);
+    let bounds = Config { prune, ..Config::quick() }.bounds(&Scope::These(Vec::new()));
+    let mut explorer = Explorer::new(workload, model, None, bounds)?;
+    explorer.pairs = Some(HashSet::new());
+    explorer.explore(None);
+    match explorer.worst {
+        None => Ok(explorer.pairs.unwrap_or_default()),
+        Some(v) => Err(Error::new(Kind::Corrupt, "explore").found(v.what).accepted(v.case)),
+    }
 }
 
 /// One failure, seen again.

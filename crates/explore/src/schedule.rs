@@ -2,7 +2,7 @@
 //! Tasks that run the real code in turns, on one thread: each stops before every operation on the medium, and where it
 //! would wait for a lock, and somebody else decides who goes on.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -131,6 +131,23 @@ impl Turn {
 /// Tasks that are over, whose stacks the next ones use.
 #[derive(Default)]
 pub(crate) struct Stacks(Vec<Task>);
+
+thread_local! {
+    static STACKS: RefCell<Vec<Task>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Stacks {
+    /// Those that earlier workloads left to this thread.
+    pub(crate) fn of_thread() -> Stacks {
+        Stacks(STACKS.with(RefCell::take))
+    }
+}
+
+impl Drop for Stacks {
+    fn drop(&mut self) {
+        STACKS.with(|kept| kept.borrow_mut().append(&mut self.0));
+    }
+}
 
 /// The tasks of a workload, on their way.
 pub(crate) struct Tasks {

@@ -19,7 +19,7 @@ type Page = [u64; UNITS];
 /// of one size with the same hash are taken to be the same: 128 bits, no secret in them.
 #[derive(Clone)]
 pub struct Image {
-    pages: Vec<Option<Arc<Page>>>,
+    pages: Arc<Vec<Option<Arc<Page>>>>,
     len: u64,
     hash: u128,
     /// Blocks of 512 bytes that can't be read, in order.
@@ -45,7 +45,7 @@ impl Image {
     #[must_use]
     pub fn zeros(len: u64) -> Image {
         let pages = usize::try_from(len.div_ceil(PAGE)).unwrap_or(usize::MAX);
-        Image { pages: vec![None; pages], len, hash: 0, lost: Vec::new() }
+        Image { pages: Arc::new(vec![None; pages]), len, hash: 0, lost: Vec::new() }
     }
 
     /// These bytes.
@@ -102,7 +102,7 @@ impl Image {
             return;
         }
         let (page, at) = place(unit);
-        let Some(slot) = self.pages.get_mut(page) else { return };
+        let Some(slot) = Arc::make_mut(&mut self.pages).get_mut(page) else { return };
         let page = slot.get_or_insert_with(|| Arc::new([0; UNITS]));
         Arc::make_mut(page)[at] = value;
         self.hash ^= unit_hash(unit, before) ^ unit_hash(unit, value);
@@ -110,6 +110,13 @@ impl Image {
 
     /// Copies bytes out, from `at` on; zeros past the end.
     pub fn read(&self, at: u64, into: &mut [u8]) {
+        if at.is_multiple_of(UNIT) && into.len().is_multiple_of(8) {
+            let (words, _) = into.as_chunks_mut::<8>();
+            for (unit, word) in (at / UNIT..).zip(words) {
+                *word = self.unit(unit).to_le_bytes();
+            }
+            return;
+        }
         let mut done = 0;
         while done < into.len() {
             let byte = at + done as u64;
@@ -208,6 +215,13 @@ pub(crate) fn units(at: u64, from: &[u8]) -> impl Iterator<Item = (u64, u64, u64
     std::iter::from_fn(move || {
         if done >= from.len() {
             return None;
+        }
+        if (at + done as u64).is_multiple_of(UNIT)
+            && let Some(word) = from.get(done..).and_then(<[u8]>::first_chunk::<8>)
+        {
+            let unit = (at + done as u64) / UNIT;
+            done += 8;
+            return Some((unit, u64::from_le_bytes(*word), u64::MAX));
         }
         let byte = at + done as u64;
         let skip = (byte % UNIT) as usize;

@@ -248,6 +248,13 @@ impl SimMedium {
         Self::remember(state, task, &[operation as u64, at.0, from.len() as u64]);
         for (unit, value, mask) in units(at.0, from) {
             let now = state.now.unit(unit);
+            if merge(now, value, mask) == now && (!streamed || state.pending.0.is_empty()) {
+                // Nothing new, and nothing that was stored there before and is not durable.
+                if from.len() <= 8 {
+                    Self::remember(state, task, &[value]);
+                }
+                continue;
+            }
             if self.0.model.is_some() {
                 let by = if streamed { 1 << task } else { 0 };
                 state.pending.store(Store { unit, value, mask, streamed, by, given_up: false, site }, now);
