@@ -3,11 +3,12 @@
 
 use std::fmt;
 
-use nvstack_format::label::{AreaLayout, HEADER_LEN, Index, IndexHeader, Label, Version, select};
+use nvstack_format::label::{AreaLayout, HEADER_LEN, Index, IndexHeader, Label, Version};
 use nvstack_format::{Dpa, Invalid};
 use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
 
 use crate::Member;
+use crate::mutants::{Mutant, current, forgive};
 
 /// A label area on a medium.
 ///
@@ -67,7 +68,7 @@ impl<M: Media> LabelArea<M> {
     /// The current index block; none in an area that is blank or unusable.
     pub fn index(&self) -> Option<&Index> {
         let [first, second] = &self.blocks;
-        let number = select(first.as_ref().ok(), second.as_ref().ok())?;
+        let number = current(first.as_ref().ok(), second.as_ref().ok())?;
         self.blocks.get(number)?.as_ref().ok()
     }
 
@@ -143,7 +144,10 @@ impl<M: Media> LabelArea<M> {
         let mut bytes = label_buffer(&self.layout);
         for number in index.used() {
             let label = match self.read_slot(number, &mut bytes) {
-                Ok(()) => Label::parse(&bytes, self.layout.version, number),
+                Ok(()) => {
+                    forgive(&mut bytes, Mutant::LabelChecksum, 248, Some(number));
+                    Label::parse(&bytes, self.layout.version, number)
+                }
                 // One lost label does not hide the others.
                 Err(e) if e.kind() == Kind::Poison => {
                     Err(Invalid::new("label", "bytes", 0, e, "bytes that can be read"))
@@ -274,7 +278,10 @@ fn read_blocks<M: Media>(media: &M, version: Version) -> Result<Blocks> {
 /// Lost bytes in one index block make it a bad one; the other still counts.
 fn parse_block<M: Media>(media: &M, layout: &AreaLayout, number: usize) -> Result<Result<Index, Invalid>> {
     match read_block(media, layout, number) {
-        Ok(bytes) => Ok(Index::parse(&bytes, layout, number)),
+        Ok(mut bytes) => {
+            forgive(&mut bytes, Mutant::IndexChecksum, 64, None);
+            Ok(Index::parse(&bytes, layout, number))
+        }
         Err(e) if e.kind() == Kind::Poison => {
             Ok(Err(Invalid::new("label index block", "bytes", 0, e, "bytes that can be read")))
         }

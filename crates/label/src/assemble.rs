@@ -41,6 +41,7 @@ use nvstack_format::{Cookies, Dpa, Invalid};
 use uuid::Uuid;
 
 use crate::contest::{contested, overlap};
+use crate::mutants::{Mutant, keeps};
 use crate::replace::{Sets, stand_in};
 use crate::{Finding, FindingKind, Slot};
 
@@ -211,7 +212,9 @@ pub fn assemble(members: &[Member], cookies: &Cookies) -> Assembled {
             }
         }
     }
-    stand_in(members, &mut sets);
+    if keeps(Mutant::StandIn) {
+        stand_in(members, &mut sets);
+    }
     let mut namespaces = Vec::new();
     for (uuid, set) in sets {
         namespaces.extend(whole(members, uuid, &set, &mut findings));
@@ -238,7 +241,7 @@ fn judge(
     contested: Option<Invalid>,
     ways: usize,
 ) -> Option<(FindingKind, Invalid)> {
-    if let Some(detail) = contested {
+    if let Some(detail) = contested.filter(|_| keeps(Mutant::Contested)) {
         return Some((FindingKind::Overlap, detail));
     }
     if !member.is_of(cookies, label) {
@@ -348,7 +351,7 @@ fn compare(
                 }
                 None => (FindingKind::HalfWay, Invalid::new("label", "dpa", 104, found, accepted)),
             }
-        } else if label.flags.contains(Flags::UPDATING) {
+        } else if label.flags.contains(Flags::UPDATING) && keeps(Mutant::UpdatingCheck) {
             let found = format!("{:#x}", label.flags.bits());
             (
                 FindingKind::HalfWay,

@@ -43,10 +43,18 @@ mod assemble;
 mod contest;
 mod find;
 mod finding;
+mod mutants;
 mod raw;
 mod replace;
 mod set;
 mod update;
+
+/// What the power-cut explorer reaches, and nobody else: what can be left out of the protocol.
+#[cfg(feature = "mutants")]
+#[doc(hidden)]
+pub mod sim {
+    pub use crate::mutants::{Mutant, leave_out};
+}
 
 pub use area::{LabelArea, Slot};
 pub use assemble::{Assembled, Member, SetNamespace, assemble};

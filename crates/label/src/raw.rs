@@ -2,10 +2,11 @@
 //! A label area as bytes: checked, zeroed, overwritten.
 
 use nvstack_format::Invalid;
-use nvstack_format::label::{AreaLayout, Index, Version, select};
+use nvstack_format::label::{AreaLayout, Index, Version};
 use nvstack_media::{Error, Kind, Media, MediaOffset, Result, check_range};
 
 use crate::LabelArea;
+use crate::mutants::{Mutant, current, keeps};
 use crate::update::{put, wipe};
 
 /// What a check of an area has found.
@@ -28,7 +29,7 @@ impl<M: Media> LabelArea<M> {
     /// [`Kind::Unrecognised`] if neither block can be used, with what is wrong with both.
     pub fn check(&self) -> Result<AreaCheck> {
         let [first, second] = self.blocks();
-        let Some(current) = select(first.as_ref().ok(), second.as_ref().ok()) else {
+        let Some(current) = current(first.as_ref().ok(), second.as_ref().ok()) else {
             let error = Error::new(Kind::Unrecognised, "check labels").at(MediaOffset(0));
             let said: Vec<String> =
                 self.blocks().iter().filter_map(|b| b.as_ref().err().map(ToString::to_string)).collect();
@@ -85,14 +86,22 @@ impl<M: Media> LabelArea<M> {
                 self.media().zero(at, len)?;
                 self.media().drain()?;
             }
-            if !rest.is_empty() {
-                put(self.media(), rest_at, rest)?;
+            if !rest.is_empty() && keeps(Mutant::RestoreRest) {
+                put(self.media(), rest_at, rest, Mutant::RestoreDrain)?;
             }
             for (from, part) in parts.iter().filter_map(|&(a, b)| Some((a, head.get(a..b)?))) {
-                put(self.media(), at.plus(u64::try_from(from).unwrap_or(u64::MAX)), part)?;
+                put(
+                    self.media(),
+                    at.plus(u64::try_from(from).unwrap_or(u64::MAX)),
+                    part,
+                    Mutant::FreshDrain,
+                )?;
+            }
+            if !rest.is_empty() && !keeps(Mutant::RestoreRest) {
+                put(self.media(), rest_at, rest, Mutant::RestoreDrain)?;
             }
         } else {
-            put(self.media(), at, bytes)?;
+            put(self.media(), at, bytes, Mutant::FreshDrain)?;
         }
         self.reload()
     }
@@ -120,9 +129,9 @@ fn head_parts(size: u64, bytes: &[u8]) -> (usize, Vec<(usize, usize)>) {
             bytes.get(range).and_then(|bytes| Index::parse(bytes, &layout, number).ok())
         };
         let (first, second) = (block(0, 0..len), block(1, len..head));
-        if let Some(current) = select(first.as_ref(), second.as_ref()) {
+        if let Some(current) = current(first.as_ref(), second.as_ref()) {
             let mut parts = vec![(0, len), (len, head)];
-            if current == 1 {
+            if (current == 1) == keeps(Mutant::RestoreOrder) {
                 parts.reverse();
             }
             return (head, parts);

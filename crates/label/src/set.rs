@@ -16,6 +16,7 @@ use nvstack_media::{Error, Kind, Media, Result};
 use uuid::Uuid;
 
 use crate::assemble::bytes;
+use crate::mutants::{Mutant, keeps};
 use crate::{Assembled, LabelArea, Member, assemble};
 
 /// The label area of one DIMM, and a region's mapping to that DIMM.
@@ -159,9 +160,18 @@ impl<'a, M: Media> LabelSet<'a, M> {
         let plan = self.plan(namespace, &own)?;
         let mut order: Vec<usize> = (0..plan.len()).collect();
         order.sort_by_key(|dimm| std::cmp::Reverse(plan.get(*dimm).map(|label| label.position)));
+        if !keeps(Mutant::WriteOrder) {
+            order.reverse();
+        }
         for updating in [true, false] {
+            if !keeps(if updating { Mutant::UpdatingPass } else { Mutant::FinalPass }) {
+                continue;
+            }
             for dimm in &order {
                 if let (Some(member), Some(label)) = (self.areas.get_mut(*dimm), plan.get(*dimm)) {
+                    if updating && !keeps(Mutant::AdmitAll) {
+                        member.area.admit(label, &own).map_err(|e| on(*dimm, e))?;
+                    }
                     member.area.update(label, &own, updating).map_err(|e| on(*dimm, e))?;
                 }
             }
@@ -196,6 +206,9 @@ impl<'a, M: Media> LabelSet<'a, M> {
             );
         }
         found.sort();
+        if !keeps(Mutant::DeleteOrder) {
+            found.reverse();
+        }
         for (_, dimm, slots) in found {
             if let Some(member) = self.areas.get_mut(dimm) {
                 member.area.free_slots(&slots).map_err(|e| on(dimm, e))?;
@@ -416,7 +429,7 @@ impl<'a, M: Media> LabelSet<'a, M> {
                 },
                 abstraction: namespace.class.guid(),
             };
-            if let Some(area) = self.areas.get(dimm) {
+            if let Some(area) = self.areas.get(dimm).filter(|_| keeps(Mutant::AdmitAll)) {
                 area.area.admit(&label, own).map_err(|e| on(dimm, e))?;
             }
             plan.push(label);

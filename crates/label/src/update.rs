@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::LabelArea;
 use crate::area::layout;
+use crate::mutants::{Mutant, encode, keeps};
 
 impl<M: Media> LabelArea<M> {
     /// Makes a new area without labels on a blank medium.
@@ -69,14 +70,25 @@ impl<M: Media> LabelArea<M> {
         let Some(slot) = self.usable(&next).next() else {
             return Err(self.no_space(&next, 1));
         };
+        let slot = own.first().copied().filter(|_| !keeps(Mutant::SlotReuse)).unwrap_or(slot);
         let place = MediaOffset(self.layout.slot(slot).unwrap_or(u64::MAX));
         let bytes = Label { slot, ..label }.encode(version);
-        put(&self.media, place, &bytes)?;
-        for old in own {
-            next.mark(old, true);
+        if !keeps(Mutant::FreeFirst) {
+            self.free_slots(&own)?;
+            next = self.staged()?.0;
+        }
+        if keeps(Mutant::UsedFirst) {
+            put(&self.media, place, &bytes, Mutant::LabelDrain)?;
+        }
+        for old in own.iter().filter(|_| keeps(Mutant::OldSlots)) {
+            next.mark(*old, true);
         }
         next.mark(slot, false);
-        self.commit(next)
+        self.commit(next)?;
+        if !keeps(Mutant::UsedFirst) {
+            put(&self.media, place, &bytes, Mutant::LabelDrain)?;
+        }
+        Ok(())
     }
 
     /// Removes the labels of one namespace. One update; the labels' bytes stay behind in free slots, as with Linux.
@@ -133,7 +145,7 @@ impl<M: Media> LabelArea<M> {
         }
         let mut replaced = 0usize;
         for other in slots.into_iter().filter_map(|slot| slot.label.ok()) {
-            if own.contains(&other.uuid) {
+            if own.contains(&other.uuid) || !keeps(Mutant::OverlapCheck) {
                 replaced = replaced.saturating_add(1);
             } else if label.dpa < other.end() && other.dpa < label.end() {
                 return Err(Error::new(Kind::Invalid, "write label")
@@ -148,7 +160,7 @@ impl<M: Media> LabelArea<M> {
         }
         // The first update of a known namespace frees a slot for the second one.
         let needed = if replaced == 0 { 2 } else { 1 };
-        if self.usable(&next).take(needed).count() < needed {
+        if self.usable(&next).take(needed).count() < needed && keeps(Mutant::SpaceCheck) {
             Err(self.no_space(&next, needed))
         } else {
             Ok(())
@@ -170,6 +182,7 @@ impl<M: Media> LabelArea<M> {
     /// The index block that the next update writes, as yet unchanged.
     pub(crate) fn staged(&self) -> Result<(Index, Version)> {
         match self.index() {
+            Some(index) if !keeps(Mutant::IndexInPlace) => Ok((index.clone(), index.layout().version)),
             Some(index) => Ok((index.successor(), index.layout().version)),
             None => {
                 let error = Error::new(Kind::Unrecognised, "change labels").at(MediaOffset(0));
@@ -193,7 +206,7 @@ impl<M: Media> LabelArea<M> {
     /// After a failed write: what is read now is what counts, and is made durable before the older state goes. Otherwise the
     /// next change could put its label into a slot that is in use, or give up the only block that is durable.
     fn make_sure(&mut self) -> Result<()> {
-        if self.unsure {
+        if self.unsure && keeps(Mutant::LocalChange) {
             self.reload()?;
             self.media.persist(MediaOffset(0), self.layout.labeloff())?;
             self.unsure = false;
@@ -204,10 +217,13 @@ impl<M: Media> LabelArea<M> {
     /// Makes `next` the current index block.
     fn commit(&mut self, next: Index) -> Result<()> {
         let number = next.number();
-        if let Err(e) = put(&self.media, MediaOffset(self.layout.index(number)), &next.encode()) {
+        let place = MediaOffset(self.layout.index(number));
+        if let Err(e) = put(&self.media, place, &encode(&next), Mutant::IndexDrain) {
             self.unsure = true;
             // What stands there is what counts, if it can be read at all.
-            let _ = self.reload();
+            if keeps(Mutant::LocalChange) {
+                let _ = self.reload();
+            }
             return Err(e);
         }
         if let Some(block) = self.blocks.get_mut(number) {
@@ -217,10 +233,12 @@ impl<M: Media> LabelArea<M> {
     }
 }
 
-/// Stores bytes and waits until they are durable.
-pub(crate) fn put<M: Media>(media: &M, at: MediaOffset, bytes: &[u8]) -> Result<()> {
+/// Stores bytes and waits until they are durable; `drain` is the name under which a test leaves the waiting out.
+#[track_caller]
+pub(crate) fn put<M: Media>(media: &M, at: MediaOffset, bytes: &[u8], drain: Mutant) -> Result<()> {
     media.store(at, bytes)?;
-    media.persist(at, u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+    let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    if keeps(drain) { media.persist(at, len) } else { media.flush(at, len) }
 }
 
 /// Writes two index blocks, the first of them current. Linux and ndctl number them 3 and 2.
@@ -228,7 +246,7 @@ fn write_fresh<M: Media>(media: M, version: Version) -> Result<LabelArea<M>> {
     let layout = layout(&media, version)?;
     let blocks = [Index::fresh(layout, 0, 3), Index::fresh(layout, 1, 2)];
     for block in &blocks {
-        put(&media, MediaOffset(layout.index(block.number())), &block.encode())?;
+        put(&media, MediaOffset(layout.index(block.number())), &block.encode(), Mutant::FreshDrain)?;
     }
     Ok(LabelArea { media, layout, blocks: blocks.map(Ok), unsure: false })
 }
@@ -240,6 +258,9 @@ fn write_fresh<M: Media>(media: M, version: Version) -> Result<LabelArea<M>> {
 /// Where bytes were lost, all of that part of the area is zeroed at once, which heals it. At most one block can be valid then,
 /// so there is no older state that could come back.
 pub(crate) fn wipe<M: Media>(media: &M) -> Result<()> {
+    if !keeps(Mutant::Wipe) {
+        return Ok(());
+    }
     match wipe_in_order(media) {
         Err(e) if e.kind() == Kind::Poison => {
             let mut end = 0;
@@ -254,23 +275,29 @@ pub(crate) fn wipe<M: Media>(media: &M) -> Result<()> {
 }
 
 fn wipe_in_order<M: Media>(media: &M) -> Result<()> {
+    let header = if keeps(Mutant::WipeWhole) { HEADER_LEN } else { 16 };
     let mut places = Vec::new();
     let area = LabelArea::open(media)?;
     if let Some(current) = area.index() {
         let number = current.number();
         let len = current.encode().len();
-        places.extend([1usize.saturating_sub(number), number].map(|number| (area.layout.index(number), len)));
+        let mut order = [1usize.saturating_sub(number), number];
+        if !keeps(Mutant::WipeOrder) {
+            order.reverse();
+        }
+        let len = if keeps(Mutant::WipeWhole) { len } else { 16 };
+        places.extend(order.map(|number| (area.layout.index(number), len)));
     }
-    for version in Version::ALL {
+    for version in Version::ALL.into_iter().filter(|_| keeps(Mutant::WipeVersions)) {
         let layout = layout(media, version)?;
-        places.extend([0, 1].map(|number| (layout.index(number), HEADER_LEN)));
+        places.extend([0, 1].map(|number| (layout.index(number), header)));
     }
     for (at, len) in places {
         let mut bytes = vec![0; len];
         media.read(MediaOffset(at), &mut bytes)?;
         if bytes.iter().any(|byte| *byte != 0) {
             bytes.fill(0);
-            put(media, MediaOffset(at), &bytes)?;
+            put(media, MediaOffset(at), &bytes, Mutant::WipeDrain)?;
         }
     }
     Ok(())

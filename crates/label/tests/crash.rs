@@ -199,3 +199,9 @@ fn a_failed_write_and_another_try() {
         }
     }
 }
+
+#[test]
+fn nothing_can_be_left_out_of_what_is_shipped() {
+    // The switches of the explorer are a feature of its own package; cargo would give it to this one if anybody asked for it.
+    const { assert!(!cfg!(feature = "mutants")) };
+}
