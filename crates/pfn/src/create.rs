@@ -6,6 +6,7 @@ use nvstack_format::{Invalid, MediaOffset};
 use nvstack_media::{Error, Kind as ErrorKind, Media, Result};
 use uuid::Uuid;
 
+use crate::mutants::{Mutant, keeps};
 use crate::probe::{Probe, check_place, probe, read_info, too_small, word};
 
 /// What to lay out.
@@ -65,22 +66,38 @@ fn lay_out<M: Media>(media: &M, options: &CreateOptions) -> Result<Info> {
     let block = MediaOffset(INFO_OFFSET);
     let length = RESERVE.saturating_sub(INFO_OFFSET);
     // From here on nobody finds what was there, until the new one is whole.
-    media.zero(block, length)?;
-    media.drain()?;
-    if options.mode == Mode::Pmem {
+    if keeps(Mutant::OldBlock) {
+        media.zero(block, length)?;
+    }
+    if keeps(Mutant::OldBlockDrain) {
+        media.drain()?;
+    }
+    let table = options.mode == Mode::Pmem;
+    let zero_table = || media.zero(MediaOffset(RESERVE), geometry.dataoff.saturating_sub(RESERVE));
+    if table && keeps(Mutant::TableFirst) {
         // Zeros are descriptors of pages of which nothing is known yet. That heals lost bytes there, too. They are durable
         // when the rest of the info block is, and so before it is one.
-        media.zero(MediaOffset(RESERVE), geometry.dataoff.saturating_sub(RESERVE))?;
+        zero_table()?;
     }
     let info = Info::new(options.kind, options.uuid, options.parent, options.mode, geometry);
     let bytes = info.encode();
     // Without its first word it is no info block, however much of the rest has reached the medium.
     let Some((signature, rest)) = bytes.split_first_chunk::<8>() else { return Ok(info) };
     media.store(block.plus(8), rest)?;
-    media.persist(block, length)?;
+    persist(media, block, length, Mutant::BlockDrain)?;
     media.store_u64(block, u64::from_le_bytes(*signature))?;
-    media.persist(block, 8)?;
+    persist(media, block, 8, Mutant::SignatureDrain)?;
+    if table && !keeps(Mutant::TableFirst) {
+        zero_table()?;
+        media.drain()?;
+    }
     Ok(info)
+}
+
+/// Waits until bytes are durable; `drain` is the name under which a test leaves the waiting out.
+#[track_caller]
+pub(crate) fn persist<M: Media>(media: &M, at: MediaOffset, len: u64, drain: Mutant) -> Result<()> {
+    if keeps(drain) { media.persist(at, len) } else { media.flush(at, len) }
 }
 
 /// Neither a whole one of this namespace, of either kind, nor what is left of one is written over. One of another

@@ -14,10 +14,18 @@
 mod create;
 mod data;
 mod disk;
+mod mutants;
 mod open;
 mod pins;
 mod probe;
 mod table;
+
+/// What the power-cut explorer reaches, and nobody else: what can be left out of the protocol.
+#[cfg(feature = "mutants")]
+#[doc(hidden)]
+pub mod sim {
+    pub use crate::mutants::{Mutant, leave_out};
+}
 
 pub use create::{CreateOptions, create};
 pub use data::Mapped;

@@ -13,7 +13,9 @@ use nvstack_format::pfn::{
 use nvstack_media::{Error, Kind, Media, Result};
 use uuid::Uuid;
 
+use crate::create::persist;
 use crate::data::UNIT;
+use crate::mutants::{Mutant, keeps};
 
 /// Bytes of a descriptor.
 const LEN: u64 = 64;
@@ -164,10 +166,15 @@ impl Table {
                 let new = Descriptor { generation: generation.wrapping_add(1), ..new };
                 let change = now.change(new, id);
                 let version = at.plus(change.at);
+                let len = u64::try_from(change.version.len()).unwrap_or(LEN);
+                if !keeps(Mutant::VersionFirst) {
+                    media.store_u64(at, change.word)?;
+                    media.persist(at, 8)?;
+                }
                 media.store(version, &change.version)?;
-                media.persist(version, u64::try_from(change.version.len()).unwrap_or(LEN))?;
+                persist(media, version, len, Mutant::VersionDrain)?;
                 media.store_u64(at, change.word)?;
-                media.persist(at, 8)
+                persist(media, at, 8, Mutant::WordDrain)
             }
         }
     }

@@ -228,3 +228,9 @@ fn a_sparse_file_stays_sparse() {
     let blocks = std::fs::metadata(&path).unwrap().blocks();
     assert!(blocks <= 64, "{blocks} blocks of 512 bytes for a terabyte");
 }
+
+#[test]
+fn nothing_can_be_left_out_of_what_is_shipped() {
+    // The switches of the explorer are a feature of its own package; cargo would give it to this one if anybody asked for it.
+    const { assert!(!cfg!(feature = "mutants")) };
+}
