@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From a configuration to a summary.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nvstack_format::label::Version;
+use nvstack_label_sim::sim::{Mutant, leave_out};
+use nvstack_media::{Error, Kind, Result};
+use nvstack_sim::{Image, Model};
+use serde::Serialize;
+
+use super::case::{Case, Violation};
+use super::explorer::{Bounds, Counts, Explorer};
+use super::workload::{Change, SHAPES, Workload, all, random};
+
+/// What is explored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every workload with so many changes, over one, two and four DIMMs.
+    Bounded {
+        /// Changes.
+        changes: usize,
+    },
+    /// A change whose N-th operation fails, for every N, and then another try by whoever made it.
+    Faults,
+    /// So many workloads with three to six changes, by number from the seed on.
+    Random {
+        /// Workloads.
+        workloads: u64,
+    },
+    /// These.
+    These(Vec<Workload>),
+}
+
+/// How to explore.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What.
+    pub scopes: Vec<Scope>,
+    /// Under which models.
+    pub models: Vec<Model>,
+    /// The part of the protocol that is left out.
+    pub mutant: Option<Mutant>,
+    /// How often the power is cut again inside a repair.
+    pub depth: u32,
+    /// Whether images that were met before are skipped, and what free slots hold is taken to make no difference.
+    pub prune: bool,
+    /// Sets of images at one moment; of more, a sample.
+    pub images: u64,
+    /// Sets of images at one moment inside a repair; of more, a sample.
+    pub inner: u64,
+    /// For what is random.
+    pub seed: u64,
+    /// Threads that share the workloads.
+    pub threads: usize,
+    /// End after the first workload that fails.
+    pub stop_at_first: bool,
+    /// No workload is begun after this time.
+    pub time: Option<Duration>,
+}
+
+impl Config {
+    /// Every single change, every fault, and some longer workloads, under all models, with a second cut inside each repair:
+    /// less than a minute on two cores.
+    #[must_use]
+    pub fn quick() -> Config {
+        Config {
+            scopes: vec![Scope::Bounded { changes: 1 }, Scope::Faults, Scope::Random { workloads: 10 }],
+            models: Model::ALL.to_vec(),
+            mutant: None,
+            depth: 1,
+            prune: true,
+            images: 16384,
+            inner: 256,
+            seed: 1,
+            threads: std::thread::available_parallelism().map_or(2, usize::from),
+            stop_at_first: true,
+            time: None,
+        }
+    }
+
+    /// More of all: every pair of changes, more of the longer workloads, and two cuts inside repairs, for as long as there is
+    /// time.
+    #[must_use]
+    pub fn long(time: Duration) -> Config {
+        Config {
+            scopes: vec![
+                Scope::Bounded { changes: 1 },
+                Scope::Faults,
+                Scope::Random { workloads: 300 },
+                Scope::Bounded { changes: 2 },
+            ],
+            depth: 2,
+            images: 1 << 16,
+            inner: 2048,
+            time: Some(time),
+            ..Config::quick()
+        }
+    }
+
+    /// What shows that a part of the protocol is missed: single changes, first those that are most likely to, and faults; a few
+    /// images at each moment.
+    #[must_use]
+    pub fn without(mutant: Mutant) -> Config {
+        let likely = |w: &Workload| match mutant {
+            Mutant::UpdatingPass
+            | Mutant::WriteOrder
+            | Mutant::DeleteOrder
+            | Mutant::AdmitAll
+            | Mutant::StandIn => w.ways == 2,
+            Mutant::TieRule | Mutant::LabelChecksum | Mutant::SlotCheck | Mutant::Contested => {
+                w.changes.contains(&Change::Damage)
+            }
+            Mutant::Wipe
+            | Mutant::WipeOrder
+            | Mutant::WipeDrain
+            | Mutant::WipeWhole
+            | Mutant::WipeVersions
+            | Mutant::FreshDrain => w.changes.iter().any(|c| c.is_raw()),
+            Mutant::RestoreRest | Mutant::RestoreOrder | Mutant::RestoreDrain => {
+                w.changes.contains(&Change::Restore)
+            }
+            _ => w.ways == 1,
+        };
+        let mut small: Vec<Workload> = all(1).into_iter().filter(|w| w.area == 1024).collect();
+        small.sort_by_key(|w| !likely(w));
+        let mut scopes = vec![Scope::These(small), Scope::Faults, Scope::Bounded { changes: 1 }];
+        if mutant == Mutant::LocalChange {
+            scopes.swap(0, 1);
+        }
+        Config {
+            scopes,
+            mutant: Some(mutant),
+            // What is half-zeroed is missed where a second try is cut.
+            depth: u32::from(mutant == Mutant::WipeVersions),
+            images: 256,
+            ..Config::quick()
+        }
+    }
+
+    /// The workloads of all scopes and models, in order.
+    fn jobs(&self) -> Vec<(Model, Workload, Bounds)> {
+        let mut jobs = Vec::new();
+        for scope in &self.scopes {
+            // What is long has fewer images at each moment.
+            let less = if matches!(scope, Scope::Random { .. }) { 16 } else { 1 };
+            let bounds = Bounds {
+                depth: self.depth,
+                prune: self.prune,
+                images: self.images.div_ceil(less),
+                inner: self.inner.div_ceil(less),
+            };
+            let workloads = match scope {
+                Scope::These(workloads) => workloads.clone(),
+                Scope::Random { workloads, .. } => {
+                    (0..*workloads).map(|n| random(self.seed.wrapping_add(n))).collect()
+                }
+                Scope::Bounded { changes } => all(*changes),
+                Scope::Faults => faults(),
+            };
+            // One shape under all models before the next.
+            for workload in workloads {
+                // A damaged word is damaged under all of them alike.
+                let models = if workload.changes.contains(&Change::Damage) { 1 } else { self.models.len() };
+                jobs.extend(self.models.iter().take(models).map(|model| (*model, workload.clone(), bounds)));
+            }
+        }
+        jobs
+    }
+}
+
+/// Two renames, of which the first one fails at its N-th operation: two passes, two structures on each DIMM, three operations.
+fn faults() -> Vec<Workload> {
+    let mut found = Vec::new();
+    for (ways, area) in SHAPES {
+        for version in Version::ALL {
+            for fault in 0..u16::from(ways) * 12 {
+                for turn in [0, 1] {
+                    let changes = vec![Change::Rename, Change::Rename];
+                    let fault = Some(fault);
+                    found.push(Workload { version, ways, area, turn, neighbours: 0, fault, changes });
+                }
+            }
+        }
+    }
+    found.retain(Workload::is_sound);
+    found
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Workloads that are over.
+    pub done: usize,
+    /// Workloads in all.
+    pub of: usize,
+    /// What was met so far.
+    pub counts: Counts,
+}
+
+/// A failure, as a summary tells it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ViolationSummary {
+    /// The line for [`replay`].
+    pub seed: String,
+    /// What was wrong.
+    pub what: String,
+    /// The changes.
+    pub workload: String,
+    /// The stores that the images do not have: DIMM, offset, value, and source line.
+    pub lost: Vec<String>,
+}
+
+impl From<&Violation> for ViolationSummary {
+    fn from(v: &Violation) -> ViolationSummary {
+        ViolationSummary {
+            seed: v.case.to_string(),
+            what: v.what.clone(),
+            workload: v.case.workload.to_string(),
+            lost: v.lost_stores(),
+        }
+    }
+}
+
+/// What an exploration found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Workloads that were explored, each once for each model.
+    pub workloads: usize,
+    /// Workloads that there are.
+    pub of: usize,
+    /// Moments at which the power was cut.
+    pub states: u64,
+    /// Sets of images that cuts there left, and cuts inside repairs.
+    pub images: u64,
+    /// Those of them that were cut out of repairs.
+    pub images_in_recovery: u64,
+    /// Different sets of images that were repaired and judged; the others were equal to one of the same workload.
+    pub recoveries: u64,
+    /// Different ones of which Linux shows nothing until they are settled: changes of sets that were cut between two DIMMs.
+    pub given_up_by_linux: u64,
+    /// Moments with too many sets of images, of which a sample was taken.
+    pub sampled: u64,
+    /// Whether the time ran out first.
+    pub out_of_time: bool,
+    /// Seconds.
+    pub elapsed: f64,
+    /// The first failure of each workload that failed, fewest changes first.
+    pub violations: Vec<ViolationSummary>,
+    /// The first of them, whole.
+    #[serde(skip)]
+    pub first: Option<Violation>,
+}
+
+/// Explores. `progress` is called after each workload, by any thread.
+pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Summary> {
+    let begun = Instant::now();
+    let stop_at = config.time.map(|time| begun + time);
+    let jobs = config.jobs();
+    let (next, failed, late) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
+    let total = Mutex::new((0usize, Counts::default(), Vec::<(usize, Violation)>::new(), None::<Error>));
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some((model, workload, bounds)) = jobs.get(number) else { break };
+            if config.stop_at_first && failed.load(Ordering::Relaxed) {
+                break;
+            }
+            if stop_at.is_some_and(|at| Instant::now() >= at) {
+                late.store(true, Ordering::Relaxed);
+                break;
+            }
+            let outcome = Explorer::new(workload, *model, config.mutant, *bounds).map(|mut explorer| {
+                explorer.explore();
+                (explorer.counts, explorer.worst)
+            });
+            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+            match outcome {
+                Ok((counts, worst)) => {
+                    total.0 += 1;
+                    total.1.add(&counts);
+                    failed.fetch_or(worst.is_some(), Ordering::Relaxed);
+                    total.2.extend(worst.map(|v| (number, v)));
+                }
+                Err(e) => {
+                    total.3.get_or_insert(e);
+                    failed.store(true, Ordering::Relaxed);
+                }
+            }
+            progress(&Progress { done: total.0, of: jobs.len(), counts: total.1 });
+        }
+        leave_out(None);
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..config.threads.max(1) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let (workloads, counts, mut found, error) = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(e) = error {
+        return Err(e);
+    }
+    found.sort_by_key(|(number, v)| (v.case.workload.changes.len(), *number));
+    Ok(Summary {
+        workloads,
+        of: jobs.len(),
+        states: counts.states,
+        images: counts.images + counts.inner,
+        images_in_recovery: counts.inner,
+        recoveries: counts.recoveries,
+        given_up_by_linux: counts.given_up,
+        sampled: counts.sampled,
+        out_of_time: late.into_inner(),
+        elapsed: begun.elapsed().as_secs_f64(),
+        violations: found.iter().map(|(_, v)| v.into()).collect(),
+        first: found.into_iter().next().map(|(_, v)| v),
+    })
+}
+
+/// One failure, seen again.
+#[derive(Debug)]
+pub struct Replay {
+    /// The operations on the media, in order.
+    pub steps: Vec<String>,
+    /// The label area of each DIMM as the cut left it.
+    pub images: Vec<Image>,
+    /// What is wrong with them; none if nothing is.
+    pub what: Option<String>,
+}
+
+/// Runs one case again, and judges its images.
+///
+/// [`Kind::Invalid`] if there is no such moment in the workload.
+pub fn replay(case: &Case) -> Result<Replay> {
+    let bounds = Bounds { depth: 1, prune: true, images: 16384, inner: 1024 };
+    let wrong = || Error::new(Kind::Invalid, "replay").found(case).accepted("a moment of its workload");
+    if !case.workload.is_sound() {
+        return Err(wrong());
+    }
+    let mut explorer = Explorer::new(&case.workload, case.model, case.mutant, bounds)?;
+    let seen = explorer.replay(case);
+    leave_out(None);
+    let (steps, images, what) = seen.ok_or_else(wrong)?;
+    Ok(Replay { steps, images, what })
+}
