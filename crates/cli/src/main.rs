@@ -8,6 +8,7 @@
 
 mod args;
 mod control;
+mod crash_test;
 mod create;
 mod docs;
 mod end;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::ClearErrors(args) => verbs::clear_errors(&args),
         Command::Lab(args) => lab::run(&args).map(|()| 0),
         Command::Serve(args) => serve::run(&args),
+        Command::CrashTest(args) => crash_test::run(&args),
         Command::Completions(args) => docs::completions(&args).map(|()| 0),
         Command::Man(args) => docs::man(&args).map(|()| 0),
     };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line. The words here are also the man pages.
 
+mod crash_test;
 mod verbs;
 
 use std::os::fd::RawFd;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use crate::size;
 use crate::target::Target;
+pub(crate) use crash_test::CrashTestArgs;
 pub(crate) use verbs::*;
 
 /// The Linux NVDIMM stack as an ordinary program.
@@ -71,6 +73,7 @@ pub(crate) enum Command {
     ClearErrors(ClearErrorsArgs),
     Lab(LabArgs),
     Serve(ServeArgs),
+    CrashTest(Box<CrashTestArgs>),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -100,6 +103,7 @@ impl Command {
             Command::ClearErrors(_) => "clear-errors",
             Command::Lab(_) => "lab",
             Command::Serve(_) => "serve",
+            Command::CrashTest(_) => "crash-test",
             Command::Completions(_) => "completions",
             Command::Man(_) => "man",
         }
