@@ -79,7 +79,8 @@ impl Creation {
             // What was there before was no BTT, and nothing of it may be taken for one.
             Start::Bad | Start::Lost => {
                 let mut image = Image::zeros(ARENA_MIN);
-                for unit in (0..ARENA_MIN / 8).filter(|u| mix(*u) % 1024 == 0 || *u > ARENA_MIN / 8 - 40_000)
+                for unit in
+                    (0..ARENA_MIN / 8).filter(|u| mix(*u).is_multiple_of(1024) || *u > ARENA_MIN / 8 - 40_000)
                 {
                     image.set_unit(unit, mix(!unit));
                 }
