@@ -26,6 +26,9 @@ const OLD: [u64; 5] = [0, 1, 17, 3000, 30_000];
 /// The old BTT's uuid, and the new one's.
 const UUIDS: [u128; 2] = [7, 9];
 
+/// Units of eight bytes from here on are the tables of either BTT.
+const TABLES: u64 = ARENA_MIN / 8 - 40_000;
+
 /// What laying out begins with and is to end with.
 pub(crate) struct Creation {
     before: Image,
@@ -79,8 +82,8 @@ impl Creation {
             // What was there before was no BTT, and nothing of it may be taken for one.
             Start::Bad | Start::Lost => {
                 let mut image = Image::zeros(ARENA_MIN);
-                for unit in
-                    (0..ARENA_MIN / 8).filter(|u| mix(*u).is_multiple_of(1024) || *u > ARENA_MIN / 8 - 40_000)
+                for unit in (0..ARENA_MIN / 8)
+                    .filter(|u| mix(*u).is_multiple_of(if *u > TABLES { 256 } else { 2048 }))
                 {
                     image.set_unit(unit, mix(!unit));
                 }
@@ -126,7 +129,7 @@ impl Creation {
             Ok(Probe::Found(info)) => info.uuid,
             // Whoever finds the backup alone may read by it, so all but the primary is there.
             Ok(Probe::Damaged { backup, .. }) if !done && backup.uuid == self.options.uuid => {
-                let wrong = (512..image.len() / 8).find(|u| image.unit(*u) != self.after.unit(*u));
+                let wrong = (TABLES..image.len() / 8).find(|u| image.unit(*u) != self.after.unit(*u));
                 return wrong
                     .map(|u| format!("the backup is there, and not what it leads to at {:#x}", u * 8));
             }

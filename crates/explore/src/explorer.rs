@@ -317,7 +317,14 @@ impl<'w> Explorer<'w> {
         case: &Case,
     ) -> Result<(Vec<nvstack_sim::Event>, Image, Option<String>), String> {
         let mut stacks = Stacks::of_thread();
-        let (medium, mut tasks) = self.begin(&mut stacks)?;
+        let (medium, mut tasks) = match self.begin(&mut stacks) {
+            Ok(begun) => begun,
+            // That it does not even begin may be what is wrong.
+            Err(wrong) if case.schedule.is_empty() => {
+                return Ok((Vec::new(), self.start.clone(), Some(wrong)));
+            }
+            Err(wrong) => return Err(wrong),
+        };
         // What led to where each task first stops was done already: opening, and nothing else.
         medium.record();
         for turn in case.schedule.iter().map(|code| Turn::from_code(*code)) {

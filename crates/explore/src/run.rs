@@ -214,7 +214,9 @@ impl Config {
         }
         // Few requests first, so that the first failure is a short one.
         jobs.sort_by_key(|(_, workload, _)| match workload.special() {
-            Some(_) => 3,
+            // Cheap, and dear.
+            Some(Op::Damage) => 2,
+            Some(_) => 4,
             None => workload.operations(),
         });
         jobs

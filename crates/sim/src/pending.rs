@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Stores that are not durable yet, and the images that a power cut could make of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::panic::Location;
 
@@ -118,18 +118,26 @@ impl Pending {
     /// The stores by what they persist together with, in order.
     fn cells(&self, model: Model) -> Vec<Vec<Store>> {
         let stores = &self.0;
-        let same_unit =
-            |s: &Store| stores.iter().filter(move |o| o.unit == s.unit).copied().collect::<Vec<_>>();
+        // Of each unit with more than one store: whether all are past the cache, and whether they overlap in part.
+        let mut units: Vec<&Store> = stores.iter().collect();
+        units.sort_by_key(|s| s.unit);
+        let shared: BTreeMap<u64, (bool, bool)> = (units.chunk_by(|a, b| a.unit == b.unit))
+            .filter(|run| run.len() > 1)
+            .filter_map(|run| {
+                let streamed = run.iter().all(|s| s.streamed);
+                let apart = |a: &Store, b: &Store| a.mask == b.mask || a.mask & b.mask == 0;
+                let overlap = !run.iter().all(|a| run.iter().all(|b| apart(a, b)));
+                Some((run.first()?.unit, (streamed, overlap)))
+            })
+            .collect();
+        let of = |s: &Store| shared.get(&s.unit).copied().unwrap_or((s.streamed, false));
         let key = |s: &Store| match model {
             Model::Pages => (s.unit / PAGE, 0),
             Model::Adversarial => (s.unit, 0),
             // Where both kinds meet in one unit they are taken in the order of the program.
-            Model::X86 if s.streamed && same_unit(s).iter().all(|o| o.streamed) => (s.unit, u64::MAX),
+            Model::X86 if s.streamed && of(s).0 => (s.unit, u64::MAX),
             Model::X86 => (s.unit / LINE, 0),
-            Model::Arm => {
-                let free = same_unit(s).iter().all(|o| o.mask == s.mask || o.mask & s.mask == 0);
-                (s.unit, if free { s.mask } else { 0 })
-            }
+            Model::Arm => (s.unit, if of(s).1 { 0 } else { s.mask }),
         };
         let mut keyed: Vec<((u64, u64), Store)> = stores.iter().map(|s| (key(s), *s)).collect();
         keyed.sort_by_key(|(key, _)| *key);
