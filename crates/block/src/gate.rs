@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A device that can be removed under those who hold it (S7).
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::sync::{Arc, PoisonError, TryLockError};
 
 use nvstack_media::{Domain, Error, Extent as Run, Kind, Media, MediaOffset, Result};
 
 use crate::page::fail_page;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{RwLock, RwLockReadGuard, SHARDS, thread_local, thread_number};
 use crate::{
     BlockDevice, ByteAccess, ByteFlags, Bytes, Direction, Extent, Geometry, Lba, Page, PageAccess,
     WriteFlags, not_offered,
 };
-
-/// Threads share the in-flight state in so many groups.
-const SHARDS: usize = 16;
 
 /// What stands behind a gate.
 #[derive(Clone)]
@@ -37,8 +35,6 @@ struct Core {
 }
 
 thread_local! {
-    /// Which shard this thread uses.
-    static SHARD: Cell<Option<usize>> = const { Cell::new(None) };
     /// The gates that this thread is inside of, so that it does not wait for itself.
     static INSIDE_OF: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
@@ -68,7 +64,7 @@ impl Drop for Entered<'_> {
 
 impl Core {
     fn new(name: String, inside: Option<&Inside>) -> Core {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         Core {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name,
@@ -83,12 +79,7 @@ impl Core {
     }
 
     fn shard(&self) -> Option<&RwLock<Option<Inside>>> {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let index = SHARD.get().unwrap_or_else(|| {
-            let index = NEXT.fetch_add(1, Ordering::Relaxed).checked_rem(SHARDS).unwrap_or(0);
-            SHARD.set(Some(index));
-            index
-        });
+        let index = thread_number().checked_rem(SHARDS)?;
         self.shards.get(index).map(|shard| &shard.0)
     }
 

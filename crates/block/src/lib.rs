@@ -14,6 +14,7 @@ mod linear;
 mod page;
 mod partition;
 mod readonly;
+mod sync;
 
 pub use adapter::BytesMedium;
 pub use bytes::{ByteAccess, ByteFlags, Bytes, rw_bytes};

@@ -2,7 +2,6 @@
 //! One arena: where its parts lie, and the locks of its map.
 
 use std::collections::BTreeMap;
-use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nvstack_format::btt::{ArenaLayout, MapEntry, Padding};
 use nvstack_format::{Block, MediaOffset, Premap};
@@ -11,9 +10,7 @@ use nvstack_media::{Error, Kind, Media, Result};
 use crate::group::Stripe;
 use crate::mutants::{Mutant, keeps};
 use crate::step;
-
-/// Map locks of an arena. Sixteen neighbouring entries, a cache line of the map, share one (as in Linux).
-const STRIPES: u32 = 256;
+use crate::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, STRIPES};
 
 /// An attached arena.
 pub(crate) struct Arena {
@@ -31,6 +28,7 @@ pub(crate) struct Arena {
     pub(crate) redo: BTreeMap<Premap, MapEntry>,
     /// Why no more sector of this arena may be written, once there is a reason.
     frozen: OnceLock<String>,
+    /// The map's locks. Sixteen neighbouring entries, a cache line of the map, share one (as in Linux).
     stripes: Box<[RwLock<Stripe>]>,
 }
 

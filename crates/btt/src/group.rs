@@ -7,8 +7,7 @@
 //! or after a second, the group is sealed and committed (`order::commit_group`). Whatever of it the page cache has written
 //! to the file by itself before that lies in blocks that no map entry and no flog record on the file names.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use nvstack_format::{Block, Premap};
@@ -17,6 +16,8 @@ use nvstack_media::{Error, Kind, Media, Result};
 use crate::arena::Arena;
 use crate::lanes::Slot;
 use crate::mutants::{Mutant, keeps};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::{order, step};
 
 /// A sector that was written and is not committed: its data lies in `slot.free`.
@@ -28,7 +29,7 @@ pub(crate) struct Pending {
 }
 
 /// The uncommitted sectors of one stripe of the map.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Stripe {
     /// May still be overwritten in place.
     open: Vec<Pending>,

@@ -5,11 +5,12 @@
 //! defect that let two tasks of one CPU write to one free block, Linux 6.6 to 2026). Whoever needs a lane takes any
 //! free one, so a lane whose holder sleeps holds up nobody.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::TryLockError;
 
 use nvstack_format::Block;
 use nvstack_media::{Error, Kind, Result};
+
+use crate::sync::{Mutex, MutexGuard, thread_number};
 
 /// What a lane owns in one arena.
 #[derive(Clone, Copy, Debug)]
@@ -146,11 +147,8 @@ fn home() -> usize {
     if crate::step::simulated() {
         return 0;
     }
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static HOME: usize = NEXT.fetch_add(8, Ordering::Relaxed);
-    }
-    HOME.with(|home| home.wrapping_add(home.checked_div(256).unwrap_or(0)))
+    let home = thread_number().wrapping_mul(8);
+    home.wrapping_add(home.checked_div(256).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod recover;
 #[doc(hidden)]
 pub mod sim;
 mod step;
+mod sync;
 mod ticker;
 mod tracking;
 

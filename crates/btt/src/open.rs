@@ -276,6 +276,7 @@ pub(crate) fn attach<M: Media>(
         atomic: true,
         discard: !read_only,
     };
+    // Each lane has a place in the read table.
     let tracking = Tracking::new(slots.len());
     let mode = if read_only {
         Mode::ReadOnly

@@ -2,7 +2,9 @@
 //! Waiting for a lock. Under the simulator all tasks run on one thread, so whoever would wait there says so and
 //! lets another one run; everywhere else these are the locks' own calls.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::PoisonError;
+
+use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, thread};
 
 /// Locks for change. A panic under such a lock can't have left what it guards half changed in a way that matters.
 pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
@@ -37,7 +39,7 @@ pub(crate) fn wait() {
     if hook::wait() {
         return;
     }
-    std::thread::yield_now();
+    thread::yield_now();
 }
 
 /// A moment between two accesses to shared memory, at which another task may run.

@@ -2,13 +2,13 @@
 //! The second after which a group is committed though nobody asked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nvstack_media::{Error, Media, Result};
 
 use crate::Btt;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
 
 /// How long a written sector may wait for its commit.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -35,14 +35,14 @@ impl Ticker {
         let (device, stopped) = (Arc::clone(device), Arc::clone(&stop));
         let sleeper = Arc::clone(&device);
         let rouse = Box::new(move || sleeper.group().into_iter().for_each(crate::group::Group::notify));
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("btt-commit".into())
             .spawn(move || {
                 while !stopped.load(Ordering::Acquire) {
                     let Some(group) = device.group() else { return };
                     if group.wait_dirty(PATIENCE) {
                         // Time passes from the first sector of the group on.
-                        std::thread::park_timeout(PATIENCE);
+                        thread::park_timeout(PATIENCE);
                         // A failure freezes the device, and every later request tells why.
                         let _ = device.commit();
                     }

@@ -7,12 +7,12 @@
 //! touches its free block. Between the reader's publication and its second look stands a full fence, and so between
 //! the writer's map change and its look: one of the two sees the other. (Linux has a compiler barrier there only.)
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-
 use nvstack_format::Block;
 
 use crate::mutants::{Mutant, keeps};
 use crate::step;
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sync::spin_loop;
 
 /// Nothing is being read.
 const IDLE: u64 = 0;
@@ -76,7 +76,7 @@ impl Tracking {
             while slot.load(Ordering::Acquire) == wanted {
                 // A reader may lose its CPU in the middle of a copy; so must we, to let it finish.
                 if spins < 64 && !step::simulated() {
-                    std::hint::spin_loop();
+                    spin_loop();
                     spins = spins.saturating_add(1);
                 } else {
                     step::wait();
@@ -96,9 +96,9 @@ mod tests {
         t.publish(3, 0, Block(7));
         t.wait(0, Block(8));
         t.wait(1, Block(7));
-        std::thread::scope(|s| {
+        thread::scope(|s| {
             let writer = s.spawn(|| t.wait(0, Block(7)));
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            thread::sleep(std::time::Duration::from_millis(20));
             assert!(!writer.is_finished());
             t.clear(3);
             writer.join().unwrap();

@@ -8,9 +8,10 @@
 //! times as much.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::PoisonError;
 
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sync::{Mutex, OnceLock};
 use crate::window::PAGE;
 
 /// Why stores may be lost. It stays, since the kernel marks pages clean that it failed to write, and would tell the

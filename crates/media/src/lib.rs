@@ -25,6 +25,7 @@ mod mapping;
 mod medium;
 mod part;
 mod poison;
+mod sync;
 #[allow(unsafe_code)]
 mod window;
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The devices that are served, by name.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use nvstack_block::BlockDevice;
 use nvstack_media::{Error, Kind, Result};
 
 use crate::proto::{BlockSize, ExportInfo, MAX_STRING, TransmissionFlags, string};
 use crate::stream::Stream;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::{MAX_REQUEST, PIECE};
 
 /// One device under one name.

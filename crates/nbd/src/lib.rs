@@ -31,6 +31,7 @@ mod server;
 mod session;
 mod status;
 mod stream;
+mod sync;
 
 pub use exports::Exports;
 pub use listen::Listen;
