@@ -51,7 +51,8 @@ impl Tracking {
     fn mark(&self, lane: usize, arena: usize, block: Block) {
         step::point();
         if let Some(slot) = self.slots.get(lane) {
-            slot.store(mark(arena, block), Ordering::Relaxed);
+            // Release: who sees this and no longer what stood here before knows that the copy before is over, too.
+            slot.store(mark(arena, block), Ordering::Release);
         }
         fence(Ordering::SeqCst);
     }
