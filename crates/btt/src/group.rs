@@ -16,7 +16,7 @@ use nvstack_media::{Error, Kind, Media, Result};
 use crate::arena::Arena;
 use crate::lanes::Slot;
 use crate::mutants::{Mutant, keeps};
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::{order, step};
 
@@ -184,7 +184,10 @@ impl Group {
                 .accepted("at least one"));
         }
         let _turn = self.turn();
-        if pool.is_empty() { self.commit_in_turn(media, arenas) } else { Ok(()) }
+        if pool.is_empty() {
+            self.commit_in_turn(media, arenas)?;
+        }
+        Ok(())
     }
 
     /// Places data in a lane's free block; false if the block lies on lost bytes that can't be healed.
@@ -262,9 +265,12 @@ impl Group {
         self.wake.notify_all();
     }
 
-    /// Waits until something waits to be committed, or for `patience`. Tells whether something does.
-    pub(crate) fn wait_dirty(&self, patience: Duration) -> bool {
+    /// Waits until something waits to be committed, or for `patience`, or until it is `stopped` and notified of that. Tells
+    /// whether something does.
+    pub(crate) fn wait_dirty(&self, patience: Duration, stopped: &AtomicBool) -> bool {
         let dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.wake.wait_timeout_while(dirty, patience, |d| !*d).unwrap_or_else(PoisonError::into_inner).0
+        // A commit by somebody else takes the mark of who stops us away; the flag stays.
+        let idle = |dirty: &mut bool| !*dirty && !stopped.load(Ordering::Acquire);
+        *self.wake.wait_timeout_while(dirty, patience, idle).unwrap_or_else(PoisonError::into_inner).0
     }
 }

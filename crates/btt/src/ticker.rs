@@ -40,7 +40,7 @@ impl Ticker {
             .spawn(move || {
                 while !stopped.load(Ordering::Acquire) {
                     let Some(group) = device.group() else { return };
-                    if group.wait_dirty(PATIENCE) {
+                    if group.wait_dirty(PATIENCE, &stopped) {
                         // Time passes from the first sector of the group on.
                         thread::park_timeout(PATIENCE);
                         // A failure freezes the device, and every later request tells why.

@@ -11,7 +11,15 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
+pub(crate) use loom as checker;
+
+/// Locks of an arena's map: one, so that the sectors of a model meet.
+pub(crate) const STRIPES: u32 = 1;
+/// Groups of the threads at a gate: two, so that some meet and some do not.
+pub(crate) const SHARDS: usize = 2;
+
 pub mod models;
+mod step;
 pub mod sync;
 
 // The BTT engine.
@@ -25,6 +33,8 @@ mod device;
 mod group;
 #[path = "../../btt/src/lanes.rs"]
 mod lanes;
+#[path = "../../btt/src/mutants.rs"]
+mod mutants;
 #[path = "../../btt/src/open.rs"]
 mod open;
 #[path = "../../btt/src/order.rs"]

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! loom's locks and atomics, in the place of the standard library's: with switches that break them.
+//! A model checker's locks and atomics, in the place of the standard library's: with switches that break them. The checker
+//! is `crate::checker`.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{LockResult, TryLockError, TryLockResult};
 use std::time::Duration;
 
-pub(crate) use loom::hint::spin_loop;
-pub(crate) use std::sync::OnceLock;
+use crate::checker;
 
-/// Locks of an arena's map: one, for whose sake the sectors of a model meet.
-pub(crate) const STRIPES: u32 = 1;
-/// Groups of the threads at a gate: two, so that some meet and some do not.
-pub(crate) const SHARDS: usize = 2;
+pub(crate) use crate::checker::hint::spin_loop;
+pub(crate) use crate::{SHARDS, STRIPES};
+pub(crate) use std::sync::OnceLock;
 
 /// What can be left out of the protocols, by leaving it out of the primitives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +41,7 @@ pub enum Break {
 }
 
 std::thread_local! {
-    // loom runs all threads of a model on this one.
+    // Checkers run all threads of a model on this one.
     static BROKEN: Cell<Option<Break>> = const { Cell::new(None) };
     static NUMBERED: Cell<usize> = const { Cell::new(0) };
     static PASSES: Cell<bool> = const { Cell::new(false) };
@@ -63,7 +62,7 @@ pub(crate) fn begin() {
     PASSES.set(false);
 }
 
-loom::thread_local! {
+crate::checker::thread_local! {
     static NUMBER: usize = {
         let number = NUMBERED.get();
         NUMBERED.set(number + 1);
@@ -78,7 +77,7 @@ pub(crate) fn thread_number() -> usize {
 
 macro_rules! local {
     ($(#[$attr:meta])* static $name:ident : $type:ty = const { $init:expr }; $($rest:tt)*) => {
-        loom::thread_local! { $(#[$attr])* static $name: $type = $init; }
+        crate::checker::thread_local! { $(#[$attr])* static $name: $type = $init; }
         $crate::sync::thread_local! { $($rest)* }
     };
     () => {};
@@ -104,10 +103,10 @@ impl<T: Clone, L: Lock<T>> Drop for Raced<'_, T, L> {
 
 /// A lock whose contents can be copied.
 #[derive(Default)]
-pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+pub(crate) struct Mutex<T>(checker::sync::Mutex<T>);
 
 pub(crate) enum MutexGuard<'a, T: Clone> {
-    Locked(loom::sync::MutexGuard<'a, T>),
+    Locked(checker::sync::MutexGuard<'a, T>),
     Raced(Raced<'a, T, Mutex<T>>),
 }
 
@@ -119,7 +118,7 @@ impl<T> Lock<T> for Mutex<T> {
 
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Mutex<T> {
-        Mutex(loom::sync::Mutex::new(value))
+        Mutex(checker::sync::Mutex::new(value))
     }
 }
 
@@ -148,15 +147,15 @@ impl<T: Clone> Mutex<T> {
 
 /// A lock that readers share.
 #[derive(Default)]
-pub(crate) struct RwLock<T: Default>(loom::sync::RwLock<T>);
+pub(crate) struct RwLock<T: Default>(checker::sync::RwLock<T>);
 
 pub(crate) enum RwLockReadGuard<'a, T: Clone> {
-    Locked(loom::sync::RwLockReadGuard<'a, T>),
+    Locked(checker::sync::RwLockReadGuard<'a, T>),
     Raced(T),
 }
 
 pub(crate) enum RwLockWriteGuard<'a, T: Clone + Default> {
-    Locked(loom::sync::RwLockWriteGuard<'a, T>),
+    Locked(checker::sync::RwLockWriteGuard<'a, T>),
     Raced(Raced<'a, T, RwLock<T>>),
 }
 
@@ -168,7 +167,7 @@ impl<T: Default> Lock<T> for RwLock<T> {
 
 impl<T: Clone + Default> RwLock<T> {
     pub(crate) fn new(value: T) -> RwLock<T> {
-        RwLock(loom::sync::RwLock::new(value))
+        RwLock(checker::sync::RwLock::new(value))
     }
 
     #[track_caller]
@@ -237,11 +236,11 @@ deref! {
 }
 
 /// Time does not pass in a model, so nobody's patience ends: who is to wake has to be woken.
-pub(crate) struct Condvar(loom::sync::Condvar);
+pub(crate) struct Condvar(checker::sync::Condvar);
 
 impl Condvar {
     pub(crate) fn new() -> Condvar {
-        Condvar(loom::sync::Condvar::new())
+        Condvar(checker::sync::Condvar::new())
     }
 
     pub(crate) fn notify_all(&self) {
@@ -268,8 +267,8 @@ impl Condvar {
 /// Atomics, whose orders can be weakened.
 pub(crate) mod atomic {
     use super::{Break, broken};
+    use crate::checker;
 
-    pub(crate) use loom::sync::atomic::AtomicU32;
     pub(crate) use std::sync::atomic::Ordering;
 
     fn loads(order: Ordering) -> Ordering {
@@ -284,18 +283,18 @@ pub(crate) mod atomic {
     #[track_caller]
     pub(crate) fn fence(order: Ordering) {
         if !broken(Break::Fence) {
-            loom::sync::atomic::fence(order);
+            checker::sync::atomic::fence(order);
         }
     }
 
     macro_rules! atomics {
         ($($name:ident $value:ty, $unseen:ident;)*) => {$(
-            pub(crate) struct $name(loom::sync::atomic::$name);
+            pub(crate) struct $name(checker::sync::atomic::$name);
 
             impl $name {
                 #[track_caller]
                 pub(crate) fn new(value: $value) -> $name {
-                    $name(loom::sync::atomic::$name::new(value))
+                    $name(checker::sync::atomic::$name::new(value))
                 }
 
                 #[track_caller]
@@ -360,7 +359,9 @@ pub(crate) mod thread {
     use std::io;
     use std::time::Duration;
 
-    pub(crate) use loom::thread::{JoinHandle, yield_now};
+    use crate::checker;
+
+    pub(crate) use crate::checker::thread::{JoinHandle, yield_now};
 
     pub(crate) struct Builder;
 
@@ -373,18 +374,18 @@ pub(crate) mod thread {
             self
         }
 
-        pub(crate) fn spawn<T: 'static>(
+        pub(crate) fn spawn<T: Send + 'static>(
             self,
-            work: impl FnOnce() -> T + 'static,
+            work: impl FnOnce() -> T + Send + 'static,
         ) -> io::Result<JoinHandle<T>> {
-            Ok(loom::thread::spawn(work))
+            Ok(checker::thread::spawn(work))
         }
     }
 
     /// Waits to be told, or for a time that is over soon.
     #[track_caller]
     pub(crate) fn park_timeout(_: Duration) {
-        if super::PASSES.get() { yield_now() } else { loom::thread::park() }
+        if super::PASSES.get() { yield_now() } else { checker::thread::park() }
     }
 
     /// Lets time pass in this execution.

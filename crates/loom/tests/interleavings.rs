@@ -49,6 +49,7 @@ cases! {
     group_zeroes: group::zeroed_while_written, ALL, ALL, misses [Claim];
     group_keeps_what_was_read: group::two_writers_and_a_flush, up_to(3), up_to(5), misses [Claim];
     group_lets_its_thread_go: group::ended_ticker, ALL, ALL, misses [Notify];
+    group_lets_its_thread_go_while_it_commits: group::ended_ticker_while_flushed, ALL, ALL, misses [Notify];
     group_commits_by_itself: group::patient_ticker, up_to(5), up_to(9), misses [Notify];
 
     gate_waits_for_users: gate::two_users_and_removal, up_to(4), up_to(7), misses [Share];

@@ -127,6 +127,15 @@ pub fn ended_ticker() {
     assert_eq!(read(&both.1, 0), 1);
 }
 
+/// The same, while somebody flushes: his commit leaves nothing to do, and takes no word from the one that ends away.
+pub fn ended_ticker_while_flushed() {
+    let both = device(2, 2);
+    let ticker = Ticker::start(&both.1).unwrap();
+    let other = with(&both, |_, btt| btt.flush().unwrap());
+    drop(ticker);
+    other.join().unwrap();
+}
+
 /// What nobody flushes reaches the file in the end.
 pub fn patient_ticker() {
     crate::sync::thread::let_time_pass();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use loom::cell::UnsafeCell;
+use loom::sync::atomic::AtomicU32;
 use nvstack_format::btt::{
     ARENA_MIN, ArenaLayout, FlogRecord, Info, LbaSize, MapEntry, MapState, Version, fresh_flog,
 };
@@ -16,7 +17,6 @@ use uuid::Uuid;
 
 use crate::Btt;
 use crate::open::{OpenOptions, attach};
-use crate::sync::atomic::AtomicU32;
 use crate::sync::{Break, broken, thread_number};
 
 /// Bytes of a sector.
@@ -172,9 +172,9 @@ impl Media for Words {
     fn read(&self, at: MediaOffset, into: &mut [u8]) -> Result<()> {
         Words::looked(None);
         self.touch(at, false);
-        for (n, word) in into.chunks_exact_mut(8).enumerate() {
+        for (n, word) in into.chunks_mut(8).enumerate() {
             let from = &self.inner.memory[usize::try_from(at.0 / 8).unwrap() + n];
-            word.copy_from_slice(&from.load(Ordering::Relaxed).to_le_bytes());
+            word.copy_from_slice(&from.load(Ordering::Relaxed).to_le_bytes()[..word.len()]);
         }
         Ok(())
     }
