@@ -183,9 +183,14 @@ impl Group {
                 .found("no usable free block")
                 .accepted("at least one"));
         }
-        let _turn = self.turn();
+        let turn = self.turn();
         if pool.is_empty() {
             self.commit_in_turn(media, arenas)?;
+            drop(turn);
+            if pool.is_empty() {
+                // All lanes are in the hands of writers who are placing their data: let them.
+                step::wait();
+            }
         }
         Ok(())
     }
