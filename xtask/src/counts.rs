@@ -31,7 +31,9 @@ pub(crate) fn counting() -> bool {
 
 /// Runs this program again, so that its tests count. `long` makes them try all that they can.
 pub(crate) fn counted<S: AsRef<std::ffi::OsStr>>(args: &[S], long: bool) -> Result<(ExitStatus, Vec<Count>)> {
-    let path = target().join(format!("counts-{}", std::process::id()));
+    // Tests run in the folders of their packages.
+    let path =
+        std::path::absolute(target().join(format!("counts-{}", std::process::id()))).context("counts")?;
     let _ = fs::remove_file(&path);
     let mut again = Command::new(std::env::current_exe().context("this program")?);
     again.args(args).env(COUNTS, &path);

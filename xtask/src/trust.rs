@@ -55,10 +55,13 @@ pub(crate) fn run(wanted: &[String]) -> Result<()> {
     }
     let mut kept = kept()?;
     kept.retain(|ran| lanes.contains(&ran.lane.as_str()));
+    // What this run itself writes is no change.
+    let commit = first_line(&mut command("git", ["describe", "--always", "--dirty", "--abbrev=12"]))?;
+    write()?;
     let mut failed = Vec::new();
     for name in lanes.iter().filter(|name| wanted.is_empty() || wanted.iter().any(|w| w == *name)) {
         let old = kept.iter().position(|ran| ran.lane == *name);
-        match lane(name) {
+        match lane(name, &commit) {
             Ok(Some(ran)) => match old.and_then(|old| kept.get_mut(old)) {
                 Some(old) => *old = ran,
                 None => kept.push(ran),
@@ -81,13 +84,12 @@ pub(crate) fn run(wanted: &[String]) -> Result<()> {
 }
 
 /// Runs a lane. None if there is no such lane in this workspace.
-fn lane(name: &str) -> Result<Option<Ran>> {
+fn lane(name: &str, commit: &str) -> Result<Option<Ran>> {
     let begun = Instant::now();
     let args: &[&str] = if name == FUZZ { &[FUZZ] } else { &["test", "--long", "--lane", name] };
     if name == FUZZ && !has_chore(FUZZ)? {
         return Ok(None);
     }
-    let commit = first_line(&mut command("git", ["describe", "--always", "--dirty", "--abbrev=12"]))?;
     let (status, mut counts) = counted(args, true)?;
     ensure(status.success(), || format!("{status}; what is known of it stays"))?;
     if counts.is_empty() {
@@ -99,7 +101,7 @@ fn lane(name: &str) -> Result<Option<Ran>> {
     Ok(Some(Ran {
         lane: name.to_owned(),
         date: first_line(&mut command("date", ["-u", "+%F"]))?,
-        commit,
+        commit: commit.to_owned(),
         machine: machine()?,
         seconds: begun.elapsed().as_secs(),
         cases,

@@ -111,8 +111,13 @@ fn hooked(hook: impl Fn(Access) + Send + Sync + 'static) -> (Stack, Arc<dyn Bloc
 /// The engine's own tests cut the power at every store; this is the way through the model: what readers see beside writers.
 #[test]
 fn r18_no_sector_is_torn_or_old_beside_writers() {
-    // Whoever looks at the medium or changes it may lose its CPU just then.
-    let (_stack, disk) = hooked(|_| std::thread::yield_now());
+    const WRITES: u8 = 100;
+    // Whoever is about to read or write a block is held up just then, for others to get in between.
+    let (_stack, disk) = hooked(|access| {
+        if access.len == 4096 {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    });
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..2)
@@ -135,7 +140,7 @@ fn r18_no_sector_is_torn_or_old_beside_writers() {
         let writers: Vec<_> = (0..4)
             .map(|lba| {
                 let disk = &disk;
-                scope.spawn(move || (1..=250).for_each(|n| write(&**disk, lba, n).unwrap()))
+                scope.spawn(move || (1..=WRITES).for_each(|n| write(&**disk, lba, n).unwrap()))
             })
             .collect();
         writers.into_iter().for_each(|w| w.join().unwrap());
@@ -143,7 +148,7 @@ fn r18_no_sector_is_torn_or_old_beside_writers() {
         readers.into_iter().for_each(|r| r.join().unwrap());
     });
     for lba in 0..4 {
-        assert_eq!(read(&*disk, lba).unwrap()[4095], 250);
+        assert_eq!(read(&*disk, lba).unwrap()[4095], WRITES);
     }
 }
 
