@@ -18,7 +18,7 @@ impl Apart {
     fn names(self) -> &'static [&'static str] {
         match self {
             Apart::Explore => &["nvstack-explore"],
-            Apart::Concurrency => &["nvstack-loom", "nvstack-btt-shuttle", "nvstack-shuttle"],
+            Apart::Concurrency => &["nvstack-loom", "nvstack-btt-shuttle", "nvstack-stack-shuttle"],
         }
     }
 

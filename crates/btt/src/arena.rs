@@ -42,7 +42,7 @@ impl Arena {
         redo: BTreeMap<Premap, MapEntry>,
     ) -> Arena {
         // Every arena of the format has more lines than that; those of the simulator have one or two.
-        let lines = layout.external_nlba.checked_shr(4).unwrap_or(0).clamp(8, STRIPES);
+        let lines = STRIPES.min(layout.external_nlba.checked_shr(4).unwrap_or(0).max(8));
         let stripes = (0..lines).map(|_| RwLock::default()).collect();
         Arena { index, base, layout, first, padding, redo, frozen: OnceLock::new(), stripes }
     }

@@ -97,9 +97,9 @@ mod tests {
         t.publish(3, 0, Block(7));
         t.wait(0, Block(8));
         t.wait(1, Block(7));
-        thread::scope(|s| {
+        std::thread::scope(|s| {
             let writer = s.spawn(|| t.wait(0, Block(7)));
-            thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(std::time::Duration::from_millis(20));
             assert!(!writer.is_finished());
             t.clear(3);
             writer.join().unwrap();
