@@ -9,7 +9,7 @@ fn no_feature_of_cargo_changes_this_engine() {
     let manifest = include_str!("../Cargo.toml");
     assert!(!manifest.contains("[features]"));
     assert!(manifest.lines().filter(|l| l.contains("optional")).count() == 0);
-    let simulated = include_str!("../sim/Cargo.toml");
+    let simulated = include_str!("../../btt-sim/Cargo.toml");
     assert!(
         simulated.contains("name = \"nvstack-btt-sim\"") && simulated.contains("path = \"../src/lib.rs\"")
     );
