@@ -6,7 +6,7 @@
 //! generation tells whether it is still the same one.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nvstack_block::Linear;
 use nvstack_media::{Error, Kind, MediaOffset, Part, Result};
@@ -19,6 +19,7 @@ use crate::model::{
 use crate::personality::{Attached, Personality, Probed, Settings, Subject};
 use crate::probe;
 use crate::stack::At;
+use crate::sync::Instant;
 
 /// Has the driver `driver` take a device: what a write to its `bind` attribute does.
 pub(crate) fn bind(at: &At, driver: &str, dev: Dev) -> Result<()> {

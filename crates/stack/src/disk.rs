@@ -2,16 +2,17 @@
 //! Disks: opened once, handed out any number of times, closed under whoever holds them.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use nvstack_block::{BlockDevice, Gate};
+use nvstack_block::BlockDevice;
 use nvstack_media::{Error, Kind, Media, Result};
 
 use crate::model::{Bound, BusState, Dev, Generation};
 use crate::personality::OpenOptions;
 use crate::stack::{At, Inner, Opened};
 use crate::switch::Switched;
+use crate::sync::Gate;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// A disk that somebody opened.
 pub(crate) struct OpenDisk {

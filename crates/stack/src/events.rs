@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
 /// Events that a subscriber may leave unread. One that leaves more loses its subscription rather than memory.
 const BACKLOG: usize = 65_536;

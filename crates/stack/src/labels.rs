@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use nvstack_block::{BlockDevice, Gate, Linear};
+use nvstack_block::{BlockDevice, Linear};
 use nvstack_format::guid::ClaimClass;
 use nvstack_format::label::{Name, Version};
 use nvstack_format::{Dpa, Invalid};
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::model::{BusState, Dimm, Mapping};
 use crate::probe::ReadArea;
+use crate::sync::Gate;
 
 /// A namespace that labels tell.
 pub(crate) struct Told {

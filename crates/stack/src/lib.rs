@@ -28,6 +28,7 @@ mod space;
 mod spec;
 mod stack;
 mod switch;
+mod sync;
 mod tree;
 
 pub use abi::AbiEntry;

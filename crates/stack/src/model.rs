@@ -3,10 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use nvstack_block::Gate;
 use nvstack_format::Cookies;
 use nvstack_format::guid::ClaimClass;
 use nvstack_format::label::Version;
@@ -17,6 +15,8 @@ use uuid::Uuid;
 use crate::disk::OpenDisk;
 use crate::personality::{Attached, Settings};
 use crate::spec::{Identity, Provider};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Gate, Mutex};
 
 /// The steps in which a region is given out by default.
 pub(crate) const REGION_ALIGN: u64 = 16 << 20;

@@ -2,8 +2,10 @@
 //! Workers for what may take long: probes. Bounded in number; one that hangs does not count.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard, thread};
 
 /// A task that takes longer is taken to hang: another worker stands in for its own.
 const STALL: Duration = Duration::from_millis(500);
@@ -68,8 +70,7 @@ impl Pool {
                     state.keeper = true;
                     drop(state);
                     let pool = Arc::clone(self);
-                    let started =
-                        std::thread::Builder::new().name("nd-keeper".into()).spawn(move || pool.keep());
+                    let started = thread::Builder::new().name("nd-keeper".into()).spawn(move || pool.keep());
                     if started.is_err() {
                         self.lock().keeper = false;
                     }
@@ -84,7 +85,7 @@ impl Pool {
             let pool = Arc::clone(self);
             let task = Arc::new(Mutex::new(Some(task)));
             let handed = Arc::clone(&task);
-            let started = std::thread::Builder::new().name("nd-probe".into()).spawn(move || {
+            let started = thread::Builder::new().name("nd-probe".into()).spawn(move || {
                 let mut task = handed.lock().unwrap_or_else(PoisonError::into_inner).take();
                 while let Some(next) = task {
                     next();
@@ -152,7 +153,7 @@ mod tests {
 
     fn idle(pool: &Arc<Pool>) {
         while pool.threads() > 0 {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 
@@ -165,7 +166,7 @@ mod tests {
             let (now, most, done) = (Arc::clone(&now), Arc::clone(&most), done.clone());
             pool.submit(move || {
                 most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                std::thread::yield_now();
+                thread::yield_now();
                 now.fetch_sub(1, Ordering::SeqCst);
                 done.send(()).unwrap();
             });

@@ -2,10 +2,9 @@
 //! The machine: its buses, its drivers, the numbers that it gives out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use nvstack_block::BlockDevice;
 use nvstack_media::{Error, Kind, Media, Result};
@@ -15,6 +14,8 @@ use crate::model::{BusState, Dev, Dimm, Generation, Mapping, PAGE, REGION_ALIGN,
 use crate::personality::{OpenOptions, Personality};
 use crate::pool::Pool;
 use crate::spec::{BusSpec, DimmSpec, NamespaceKey, Provider, RegionSpec};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard, RwLock};
 use crate::tree::Tree;
 use crate::{bind, drivers, probe};
 

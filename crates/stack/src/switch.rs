@@ -4,13 +4,14 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvstack_block::{
     BlockDevice, ByteAccess, ByteFlags, Bytes, Direction, Extent, Geometry, Lba, Page, PageAccess, PageState,
     WriteFlags,
 };
 use nvstack_media::{Domain, Error, Extent as Run, Kind, Media, MediaOffset, Result};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// The region's side.
 #[derive(Clone)]
