@@ -197,15 +197,18 @@ pub(crate) fn bind_as(
     };
 
     let mut state = at.bus.lock();
-    let alive = !state.dead && state.namespace(r, n).is_ok_and(|ns| ns.generation == generation);
+    let mut ours = state.namespace_mut(r, n).ok().filter(|ns| ns.generation == generation);
+    // Also on a bus that is being removed: who removes it waits for this.
+    if let Some(ns) = &mut ours {
+        ns.changing = false;
+    }
+    let alive = ours.is_some() && !state.dead;
+    at.bus.freed.notify_all();
     if !alive {
         drop(state);
         drop(found);
-        at.bus.freed.notify_all();
         return Err(gone(name));
     }
-    state.namespace_mut(r, n)?.changing = false;
-    at.bus.freed.notify_all();
     match found {
         Ok(Found::InPlace(driver, attached)) => {
             let bound = at.bound(driver, attached);
@@ -369,15 +372,19 @@ fn bind_claim(at: &At, r: u32, d: usize, id: u32) -> Result<()> {
     {
         ns.changing = false;
     }
+    let mut ours = state.claim_mut(r, d, id).ok().filter(|claim| claim.generation == generation);
+    // Also on a bus that is being removed: who removes it waits for this.
+    if let Some(claim) = &mut ours {
+        claim.changing = false;
+    }
+    let alive = ours.is_some() && !state.dead;
     at.bus.freed.notify_all();
-    let alive = !state.dead && state.claim(r, d, id).is_ok_and(|c| c.generation == generation);
     if !alive {
         drop(state);
         drop(attached);
         return Err(gone(name));
     }
     let claim = state.claim_mut(r, d, id)?;
-    claim.changing = false;
     // A failed attach changes nothing of the seed's settings: it can be tried again.
     let attached = attached.map_err(|e| e.path(&name))?;
     claim.settings = settings;
@@ -399,11 +406,11 @@ fn take(bound: &mut Option<Bound>, changing: &mut bool) -> Option<Bound> {
 /// Unbinds a namespace or a claim. The claim stays: it can be bound again.
 fn unbind_device(at: &At, dev: Dev) -> Result<()> {
     let name = at.name(dev);
-    let bound = {
+    let (bound, generation) = {
         let mut state = at.bus.lock();
-        let changing = match dev {
-            Dev::Namespace(r, n) => state.namespace(r, n)?.changing,
-            Dev::Claim(r, d, n) => state.claim(r, d, n)?.changing,
+        let (changing, generation) = match dev {
+            Dev::Namespace(r, n) => state.namespace(r, n).map(|ns| (ns.changing, ns.generation))?,
+            Dev::Claim(r, d, n) => state.claim(r, d, n).map(|claim| (claim.changing, claim.generation))?,
             _ => return Err(gone(name)),
         };
         if changing {
@@ -420,25 +427,29 @@ fn unbind_device(at: &At, dev: Dev) -> Result<()> {
             }
             _ => None,
         };
-        bound.ok_or_else(|| Error::new(Kind::Unrecognised, "unbind").path(&name).found("no driver"))?
+        let bound =
+            bound.ok_or_else(|| Error::new(Kind::Unrecognised, "unbind").path(&name).found("no driver"))?;
+        (bound, generation)
     };
     at.release(bound);
     let mut state = at.bus.lock();
-    match dev {
+    // One of the same name that came meanwhile is no business of ours: whoever changes it goes on.
+    let changing = match dev {
         Dev::Namespace(r, n) => {
-            if let Ok(ns) = state.namespace_mut(r, n) {
-                ns.changing = false;
-            }
+            state.namespace_mut(r, n).ok().filter(|ns| ns.generation == generation).map(|ns| &mut ns.changing)
         }
-        Dev::Claim(r, d, n) => {
-            if let Ok(claim) = state.claim_mut(r, d, n) {
-                claim.changing = false;
-            }
-        }
-        _ => {}
-    }
+        Dev::Claim(r, d, n) => state
+            .claim_mut(r, d, n)
+            .ok()
+            .filter(|claim| claim.generation == generation)
+            .map(|claim| &mut claim.changing),
+        _ => None,
+    };
+    let there = changing.map(|changing| *changing = false).is_some();
     at.bus.freed.notify_all();
-    at.tell(&state, Action::Unbind, dev);
+    if there {
+        at.tell(&state, Action::Unbind, dev);
+    }
     Ok(())
 }
 
