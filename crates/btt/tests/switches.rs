@@ -11,7 +11,8 @@ fn no_feature_of_cargo_changes_this_engine() {
     assert!(manifest.lines().filter(|l| l.contains("optional")).count() == 0);
     let simulated = include_str!("../../btt-sim/Cargo.toml");
     assert!(
-        simulated.contains("name = \"nvstack-btt-sim\"") && simulated.contains("path = \"../btt/src/lib.rs\"")
+        simulated.contains("name = \"nvstack-btt-sim\"")
+            && simulated.contains("path = \"../btt/src/lib.rs\"")
     );
     // What the other package depends on is what this one depends on: no third copy with features of its own.
     let needs = |m: &str| -> Vec<String> {
