@@ -213,7 +213,12 @@ fn parts(kept: &[Ran]) -> String {
     for (part, words) in PARTS {
         let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
         for count in kept.iter().flat_map(|ran| &ran.counts).filter(|count| count.part == part) {
-            *sums.entry(&count.unit).or_default() += count.count;
+            // A case of these is a mutant that was killed, and its count what that took.
+            let (unit, more) = match part {
+                "mutants" if count.unit.starts_with("states") => ("mutants killed", 1),
+                _ => (count.unit.as_str(), count.count),
+            };
+            *sums.entry(unit).or_default() += more;
         }
         let all: Vec<String> = sums.iter().map(|(unit, sum)| format!("{} {unit}", grouped(*sum))).collect();
         let all = if all.is_empty() { "not in these runs".to_owned() } else { all.join(", ") };
@@ -279,7 +284,7 @@ fn machine() -> Result<Machine> {
 mod tests {
     use super::*;
 
-    fn ran(lane: &str, counts: &[(&str, &str, u64)]) -> Ran {
+    fn ran(lane: &str, unit: &str, counts: &[(&str, &str, u64)]) -> Ran {
         Ran {
             lane: lane.to_owned(),
             date: "2026-01-02".to_owned(),
@@ -292,7 +297,7 @@ mod tests {
                 .map(|(part, case, count)| Count {
                     part: (*part).to_owned(),
                     case: (*case).to_owned(),
-                    unit: "crash images".to_owned(),
+                    unit: unit.to_owned(),
                     count: *count,
                 })
                 .collect(),
@@ -307,14 +312,17 @@ mod tests {
     #[test]
     fn figures_are_those_of_the_runs_and_what_did_not_run_is_told() {
         let kept = [
-            ran("unit", &[("explore", "small | cases", 1_000_000)]),
-            ran("explore", &[("explore", "b", 2_000_000)]),
+            ran("unit", "crash images", &[("explore", "small | cases", 1_000_000)]),
+            ran("explore", "crash images", &[("explore", "b", 2_000_000)]),
+            ran("crash", "states needed", &[("mutants", "one", 700), ("mutants", "two", 70)]),
         ];
         let text = render(&kept).expect("a text");
         for line in [
             "| unit | 2026-01-02 | 0123456789ab | 3 | 2 |",
             "| fuzz | not run yet |  |  |  |",
             "3,000,000 crash images |",
+            "noticed | 2 mutants killed |",
+            "| mutants | one | 700 states needed |",
             "| fuzz | hostile bytes | not in these runs |",
             "| explore | small \\| cases | 1,000,000 crash images |",
             "Run on 2 cores of A, Linux 6.1.",
