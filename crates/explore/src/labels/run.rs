@@ -73,7 +73,7 @@ impl Config {
             depth: 1,
             prune: true,
             images: 16384,
-            inner: 256,
+            inner: 128,
             seed: 1,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             stop_at_first: true,
@@ -144,13 +144,16 @@ impl Config {
     fn jobs(&self) -> Vec<(Model, Workload, Bounds)> {
         let mut jobs = Vec::new();
         for scope in &self.scopes {
-            // What is long has fewer images at each moment.
-            let less = if matches!(scope, Scope::Random { .. }) { 16 } else { 1 };
-            let bounds = Bounds {
-                depth: self.depth,
-                prune: self.prune,
-                images: self.images.div_ceil(less),
-                inner: self.inner.div_ceil(less),
+            // What is long, or has more than two DIMMs, has fewer images at each moment: it costs many times as much.
+            let long = matches!(scope, Scope::Random { .. });
+            let bounds = |workload: &Workload| {
+                let less = if long || workload.ways > 2 { 16 } else { 1 };
+                Bounds {
+                    depth: self.depth,
+                    prune: self.prune,
+                    images: self.images.div_ceil(less),
+                    inner: self.inner.div_ceil(less),
+                }
             };
             let workloads = match scope {
                 Scope::These(workloads) => workloads.clone(),
@@ -164,6 +167,7 @@ impl Config {
             for workload in workloads {
                 // A damaged word is damaged under all of them alike.
                 let models = if workload.changes.contains(&Change::Damage) { 1 } else { self.models.len() };
+                let bounds = bounds(&workload);
                 jobs.extend(self.models.iter().take(models).map(|model| (*model, workload.clone(), bounds)));
             }
         }
@@ -177,7 +181,7 @@ fn faults() -> Vec<Workload> {
     for (ways, area) in SHAPES {
         for version in Version::ALL {
             for fault in 0..u16::from(ways) * 12 {
-                for turn in [0, 1] {
+                for turn in if ways > 2 { 0..1 } else { 0..2 } {
                     let changes = vec![Change::Rename, Change::Rename];
                     let fault = Some(fault);
                     found.push(Workload { version, ways, area, turn, neighbours: 0, fault, changes });
