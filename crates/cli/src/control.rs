@@ -310,9 +310,14 @@ impl Remote {
             .map_err(|e| Error::new(Kind::Invalid, "talk to server").because(e))?;
         text.push('\n');
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        stream.get_mut().write_all(text.as_bytes()).map_err(failed)?;
+        // A server that refuses says why and hangs up, maybe before it has heard anything.
+        let written = stream.get_mut().write_all(text.as_bytes());
         let mut line = String::new();
-        stream.by_ref().take(LINE).read_line(&mut line).map_err(failed)?;
+        let read = stream.by_ref().take(LINE).read_line(&mut line);
+        if line.is_empty() {
+            written.map_err(failed)?;
+            read.map_err(failed)?;
+        }
         let answer: Answer = serde_json::from_str(&line).map_err(|e| {
             Error::new(Kind::Io, "talk to server")
                 .path(&self.path)
