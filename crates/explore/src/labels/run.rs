@@ -72,7 +72,7 @@ impl Config {
             mutant: None,
             depth: 1,
             prune: true,
-            images: 16384,
+            images: 4096,
             inner: 128,
             seed: 1,
             threads: std::thread::available_parallelism().map_or(2, usize::from),

@@ -34,16 +34,16 @@ struct Kind {
 }
 
 const NONE: Kind =
-    Kind { name: "", size: 48 * MIB, label_size: 0, image: &[], lab: &[], guest: &[], on: &[] };
+    Kind { name: "", size: 128 * MIB, label_size: 0, image: &[], lab: &[], guest: &[], on: &[] };
 
 /// These are made with labels of both versions.
-const LABELLED: [Kind; 5] = [
+const LABELLED: [Kind; 4] = [
     Kind {
         name: "whole",
-        size: 48 * MIB,
+        size: 128 * MIB,
         label_size: AREA,
         image: &[
-            "create -s 48M --dimm {n} -m sector -l 512 -V {v} -n whole -u #1",
+            "create -s 128M --dimm {n} -m sector -l 512 -V {v} -n whole -u #1",
             "create-namespace -e namespace0.0 -m fsdax -M dev -a 2M -f -n renamed -u #2",
         ],
         guest: &["ndctl create-namespace -f -e @2 -m sector -l 4096 -u #3 -n again"],
@@ -52,34 +52,34 @@ const LABELLED: [Kind; 5] = [
     },
     Kind {
         name: "sectors",
-        size: 128 * MIB,
+        size: 256 * MIB,
         label_size: AREA,
         lab: &[
             "init-labels {m} -V {v}",
-            "create-namespace -r {r} -s 16M -m sector -l 512 -u #1",
-            "create-namespace -r {r} -s 16M -m sector -l 520 -u #2",
-            "create-namespace -r {r} -s 16M -m sector -l 4096 -u #3 -n fast",
-            "create-namespace -r {r} -s 16M -m sector -l 4104 -u #4",
+            "create-namespace -r {r} -s 32M -m sector -l 512 -u #1",
+            "create-namespace -r {r} -s 32M -m sector -l 520 -u #2",
+            "create-namespace -r {r} -s 32M -m sector -l 4096 -u #3 -n fast",
+            "create-namespace -r {r} -s 32M -m sector -l 4104 -u #4",
             "create-namespace -r {r} -s 16M -m raw -l 4096 -u #5",
         ],
-        guest: &["ndctl destroy-namespace -f @2", "ndctl create-namespace -r {r} -s 16M -m fsdax -u #6"],
+        guest: &["ndctl destroy-namespace -f @2", "ndctl create-namespace -r {r} -s 32M -m fsdax -u #6"],
         on: &[
             "destroy-namespace -f @6",
-            "create-namespace -r {r} -s 16M -m sector -l 520 -u #7",
+            "create-namespace -r {r} -s 32M -m sector -l 520 -u #7",
             "create-namespace -r {r} -m raw -u #8 -n rest",
         ],
         ..NONE
     },
     Kind {
         name: "dax",
-        size: 128 * MIB,
+        size: 256 * MIB,
         label_size: AREA,
         lab: &[
             "init-labels {m} -V {v}",
             "create-namespace -r {r} -s 16M -m fsdax -M mem -a 4K -u #1",
-            "create-namespace -r {r} -s 16M -m fsdax -M dev -a 4K -u #2",
-            "create-namespace -r {r} -s 32M -m fsdax -M dev -a 2M -u #3 -n data",
-            "create-namespace -r {r} -s 16M -m devdax -a 2M -u #4",
+            "create-namespace -r {r} -s 32M -m fsdax -M dev -a 4K -u #2",
+            "create-namespace -r {r} -s 48M -m fsdax -M dev -a 2M -u #3 -n data",
+            "create-namespace -r {r} -s 32M -m devdax -a 2M -u #4",
             "create-namespace -r {r} -s 16M -m devdax -M mem -a 4K -u #5 -n map",
         ],
         guest: &["ndctl destroy-namespace -f @1", "rename @3 other"],
@@ -88,15 +88,15 @@ const LABELLED: [Kind; 5] = [
     },
     Kind {
         name: "edited",
-        size: 128 * MIB,
+        size: 256 * MIB,
         label_size: AREA,
         lab: &[
             "init-labels {m} -V {v}",
-            "create-namespace -r {r} -s 16M -m raw -u #1",
-            "create-namespace -r {r} -s 16M -m sector -u #2",
-            "create-namespace -r {r} -s 16M -m fsdax -u #3",
-            "create-namespace -r {r} -s 16M -m raw -u #4",
-            "create-namespace -r {r} -s 16M -m sector -l 512 -u #5",
+            "create-namespace -r {r} -s 32M -m raw -u #1",
+            "create-namespace -r {r} -s 32M -m sector -u #2",
+            "create-namespace -r {r} -s 32M -m fsdax -u #3",
+            "create-namespace -r {r} -s 32M -m raw -u #4",
+            "create-namespace -r {r} -s 32M -m sector -l 512 -u #5",
             "destroy-namespace -f @2",
             "destroy-namespace -f @4",
             "create-namespace -r {r} -s 16M -m raw -n hole -u #6",
@@ -108,83 +108,9 @@ const LABELLED: [Kind; 5] = [
             "ndctl destroy-namespace -f @7",
             "ndctl create-namespace -f -e @8 -m sector -u #10",
         ],
-        on: &["destroy-namespace -f @3", "create-namespace -r {r} -s 16M -m fsdax -u #11"],
+        on: &["destroy-namespace -f @3", "create-namespace -r {r} -s 32M -m fsdax -u #11"],
         ..NONE
     },
-    Kind {
-        name: "theirs",
-        size: 144 * MIB,
-        label_size: AREA,
-        lab: &["init-labels {m} -V {v}"],
-        guest: &[
-            "ndctl create-namespace -r {r} -s 16M -m raw -l 4096 -n plain -u #1",
-            "ndctl create-namespace -r {r} -s 16M -m sector -l 4104 -u #2",
-            "ndctl create-namespace -r {r} -s 16M -m sector -l 512 -n disk -u #3",
-            "ndctl create-namespace -r {r} -s 16M -m fsdax -M mem -a 4K -u #4",
-            "ndctl create-namespace -r {r} -s 16M -m fsdax -M dev -a 2M -u #5",
-            "ndctl create-namespace -r {r} -s 16M -m devdax -M mem -a 2M -u #6",
-            "ndctl create-namespace -r {r} -s 16M -m devdax -M dev -a 4K -n map -u #7",
-        ],
-        on: &[
-            "destroy-namespace -f @3",
-            "create-namespace -r {r} -s 16M -m fsdax -M mem -n ours -u #8",
-            "create-namespace -f -e @6 -m sector -l 4160 -u #9",
-            "create-namespace -f -e @1 -m raw -n renamed -u #10",
-        ],
-        ..NONE
-    },
-];
-
-/// These are made once, with labels of one version.
-const ONCE: [(Kind, &str); 3] = [
-    // All its namespaces are destroyed again.
-    (
-        Kind {
-            name: "destroyed",
-            size: 96 * MIB,
-            label_size: AREA,
-            lab: &[
-                "init-labels {m} -V {v}",
-                "create-namespace -r {r} -s 16M -m raw -n gone -u #1",
-                "create-namespace -r {r} -s 16M -m sector -u #2",
-                "destroy-namespace -f @1",
-                "destroy-namespace -f @2",
-            ],
-            ..NONE
-        },
-        "1.2",
-    ),
-    // A label area of another size, edited step by step.
-    (
-        Kind {
-            name: "steps",
-            size: 96 * MIB,
-            label_size: 2 * AREA,
-            lab: &[
-                "init-labels {m} -V {v}",
-                "create-namespace -r {r} -s 16M -m sector -l 528 -n s1 -u #1",
-                "create-namespace -r {r} -s 16M -m raw -n s2 -u #2",
-                "create-namespace -f -e @1 -m sector -l 4224 -n s1new -u #3",
-                "destroy-namespace -f @2",
-                "create-namespace -r {r} -s 32M -m fsdax -n s3 -u #4",
-            ],
-            guest: &["rename @3 s1newer", "ndctl create-namespace -r {r} -s 16M -m raw -n s2 -u #5"],
-            on: &["destroy-namespace -f @4", "create-namespace -r {r} -m raw -n s4 -u #6"],
-            ..NONE
-        },
-        "1.1",
-    ),
-    // Of a map's pages of 1 GiB one fits.
-    (
-        Kind {
-            name: "huge",
-            size: 2304 * MIB,
-            label_size: AREA,
-            lab: &["init-labels {m} -V {v}", "create-namespace -r {r} -s 2G -m devdax -a 1G -u #1"],
-            ..NONE
-        },
-        "1.2",
-    ),
 ];
 
 /// These have no labels to begin with, and one of them gets some.
@@ -276,8 +202,7 @@ pub(super) fn run(machine: &Machine, bin: &Path, folder: &Path) -> Outcomes {
 fn tell(machine: &Machine, bin: &Path, folder: &Path, outcomes: &mut Outcomes) -> Result<()> {
     let versions =
         ["1.2", "1.1"].into_iter().flat_map(|version| LABELLED.iter().map(move |kind| (kind, version)));
-    let once = ONCE.iter().map(|(kind, version)| (kind, *version));
-    let all = versions.chain(once).chain(OTHERS.iter().map(|kind| (kind, "")));
+    let all = versions.chain(OTHERS.iter().map(|kind| (kind, "")));
     let places: Vec<Place<'_>> =
         all.zip(1..).map(|((kind, version), number)| Place { kind, version, number }).collect();
     let target = Target::blank(bin, folder, lab(&places)?)?;
@@ -302,20 +227,16 @@ fn tell(machine: &Machine, bin: &Path, folder: &Path, outcomes: &mut Outcomes) -
             on.push(place.ours(line)?);
         }
     }
-    let whole = target.list()?;
-    let alone = alone(&target, &places, &whole);
+    let alone = alone(&target, &places);
     let story = Story { name: "model.singles", target, guest, ours: on };
+    let whole = story.target.list()?;
     outcomes.push(("model.singles.alone".to_owned(), alone.and_then(|lists| as_parts(&lists, &whole))));
     story.tell(machine, outcomes)
 }
 
-/// Each image whose labels tell which DIMM it is, as a target by itself, with its number.
-fn alone(target: &Target, places: &[Place<'_>], whole: &Value) -> Result<Vec<(usize, Value)>> {
-    let told = |place: &Place<'_>| {
-        let namespaces = whole.pointer(&format!("/0/regions/{}/namespaces", place.number - 1));
-        !place.version.is_empty() && namespaces.and_then(Value::as_array).is_some_and(|all| !all.is_empty())
-    };
-    let labelled = places.iter().zip(&target.images).filter(|(place, _)| told(place));
+/// Each labelled image as a target by itself, with its number.
+fn alone(target: &Target, places: &[Place<'_>]) -> Result<Vec<(usize, Value)>> {
+    let labelled = places.iter().zip(&target.images).filter(|(place, _)| !place.version.is_empty());
     labelled.map(|(place, image)| Ok((place.number, target.list_of(image, "list -BDRNX")?))).collect()
 }
 
