@@ -301,7 +301,12 @@ impl Media for Mapping {
     }
 
     fn flush(&self, at: MediaOffset, len: u64) -> Result<()> {
-        self.window.flush(at, len).map_err(|e| self.explain(e, false))
+        self.window.flush(at, len).map_err(|e| self.explain(e, false))?;
+        // The page may be dirty by another process's hand; an msync over what is clean writes nothing.
+        if let Some(dirty) = &self.dirty {
+            dirty.record(at.0, len);
+        }
+        Ok(())
     }
 
     fn drain(&self) -> Result<()> {

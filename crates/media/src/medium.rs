@@ -105,7 +105,9 @@ pub trait Media: Send + Sync {
     /// Writes a little-endian u64 in one piece (release). `at` must be 8-aligned. Durable after `flush` and `drain`.
     fn store_u64(&self, at: MediaOffset, value: u64) -> Result<()>;
 
-    /// Starts writing back the cache lines of a range. Cheap; orders nothing by itself.
+    /// Starts writing back what a range holds now, whoever stored it: a process that was killed leaves its stores in the
+    /// CPU's caches or in the page cache, where every reader sees them and no power cut is survived. Durable after `drain`.
+    /// Cheap; orders nothing by itself.
     fn flush(&self, at: MediaOffset, len: u64) -> Result<()>;
 
     /// Waits until everything that this thread streamed or flushed is durable. The unit of cost on every domain: about

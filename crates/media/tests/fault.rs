@@ -99,6 +99,20 @@ fn a_drain_of_stores_that_a_shrinking_file_lost_fails_for_good() {
     mapping.drain().unwrap();
 }
 
+/// Its pages may be dirty by the hand of a process that was killed: a drain after it covers them, and so it finds out that
+/// they are gone.
+#[test]
+fn a_flush_is_drained_though_somebody_else_stored() {
+    let (mapping, file) = mapped(env!("CARGO_TARGET_TMPDIR"));
+    file.set_len(PAGE).unwrap();
+    mapping.flush(at(0), 8).unwrap();
+    mapping.drain().unwrap();
+    file.set_len(SIZE).unwrap();
+    mapping.flush(at(20 * PAGE), 8).unwrap();
+    file.set_len(PAGE).unwrap();
+    assert_eq!(mapping.drain().unwrap_err().kind(), Kind::Fault);
+}
+
 #[test]
 fn a_storm_of_faults_in_many_threads_harms_nobody() {
     let (mapping, file) = mapped("/dev/shm");
