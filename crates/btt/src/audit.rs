@@ -8,9 +8,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use nvstack_format::btt::{ArenaLayout, MapEntry};
+use nvstack_format::btt::{ArenaLayout, MapEntry, MapState};
 use nvstack_format::{Block, MediaOffset, Premap};
 use nvstack_media::{Error, Kind, Media, Result};
+
+use crate::mutants::{Mutant, keeps};
 
 /// Blocks in one page of the set.
 const PAGE_BITS: u32 = 32768;
@@ -90,13 +92,19 @@ pub(crate) fn audit<M: Media>(
         let step = extent.len.max(4).min(map_len.saturating_sub(done)).min(65536) & !3;
         let Some(piece) = usize::try_from(step).ok().and_then(|n| buffer.get_mut(..n)) else { break };
         media.read(map.plus(done), piece)?;
+        let mut switched = false;
         for (premap, word) in (entry_number(done)..).zip(piece.chunks_exact(4)) {
             let premap = Premap(premap);
             let entry = word.try_into().map_or(MapEntry(0), |w| MapEntry(u32::from_le_bytes(w)));
+            switched |= matches!(entry.state(), MapState::Zero(_) | MapState::Error(_));
             let block = redo.get(&premap).copied().unwrap_or(entry).block(premap).0;
             if block < layout.internal_nlba && !taken.insert(block) {
                 return Err(double(format!("sector {premap}"), block));
             }
+        }
+        if switched && keeps(Mutant::AnchorSwitched) {
+            // No record names these: whoever set them may have been killed before they were durable.
+            media.flush(map.plus(done), step)?;
         }
         done = done.saturating_add(step.max(4));
     }

@@ -87,6 +87,7 @@ impl<M: Media> Btt<M> {
                 // The lock keeps a commit from switching the entry, and a writer from overwriting a pending block.
                 let mut stripe = Some(arena.share(premap)?);
                 let newest = stripe.as_ref().and_then(|s| s.newest(premap));
+                stripe.as_ref().map_or(Ok(()), |s| s.check_whole(premap))?;
                 if !keeps(Mutant::GroupShare) {
                     drop(stripe.take());
                 }
@@ -179,7 +180,10 @@ impl<M: Media> Btt<M> {
         match &self.mode {
             Mode::ReadOnly => Ok(()),
             Mode::Direct(_) => self.media.drain(),
-            Mode::Grouped(group) => group.commit(&self.media, &self.arenas),
+            Mode::Grouped(group) => {
+                group.commit(&self.media, &self.arenas)?;
+                group.check_whole()
+            }
         }
     }
 
@@ -187,10 +191,14 @@ impl<M: Media> Btt<M> {
     fn settle(&self, flags: WriteFlags) -> Result<()> {
         match &self.mode {
             Mode::Grouped(_) if flags.contains(WriteFlags::FUA) || !self.geometry.volatile_cache => {
-                self.commit()
+                self.commit().map_err(|e| e.path(self.media.name()))
             }
             _ => Ok(()),
         }
+    }
+
+    fn name_sector(&self, error: Error, lba: u64) -> Error {
+        error.lba(Lba(lba)).path(self.media.name())
     }
 
     fn read_only_error(&self, operation: &'static str) -> Error {
@@ -205,27 +213,7 @@ impl<M: Media> Btt<M> {
     fn zero_entries(&self, at: Lba, sectors: u64, flags: WriteFlags) -> Result<()> {
         let end = at.0.saturating_add(sectors);
         for lba in at.0..end {
-            let (arena, premap) = self.locate(lba)?;
-            loop {
-                arena.writable()?;
-                let stripe = arena.claim(premap)?;
-                if stripe.newest(premap).is_none() || !keeps(Mutant::ZeroPending) {
-                    let entry = arena.entry(&self.media, premap)?;
-                    let block = arena.block_of(entry, premap)?;
-                    if matches!(entry.state(), MapState::Zero(_)) {
-                        // Whoever zeroed it may not have drained yet, and this request is a promise of its own.
-                        if keeps(Mutant::ZeroAgain) {
-                            order::flush_entry(&self.media, arena, premap)?;
-                        }
-                    } else {
-                        order::switch_entry(&self.media, arena, premap, MapEntry::zero(block))?;
-                    }
-                    break;
-                }
-                // The sector waits for its commit, which would undo this.
-                drop(stripe);
-                self.commit()?;
-            }
+            self.zero_entry(lba).map_err(|e| self.name_sector(e, lba))?;
         }
         match &self.mode {
             Mode::Grouped(group) => {
@@ -234,6 +222,37 @@ impl<M: Media> Btt<M> {
             }
             _ if keeps(Mutant::ZeroDrain) => self.media.drain(),
             _ => Ok(()),
+        }
+    }
+
+    /// Switches the entry of one sector to the zero state.
+    fn zero_entry(&self, lba: u64) -> Result<()> {
+        let (arena, premap) = self.locate(lba)?;
+        loop {
+            arena.writable()?;
+            let mut stripe = arena.claim(premap)?;
+            let torn = stripe.check_whole(premap).is_err();
+            if torn || stripe.newest(premap).is_none() || !keeps(Mutant::ZeroPending) {
+                let entry = arena.entry(&self.media, premap)?;
+                let block = arena.block_of(entry, premap)?;
+                if matches!(entry.state(), MapState::Zero(_)) {
+                    // Whoever zeroed it may not have drained yet, and this request is a promise of its own.
+                    if keeps(Mutant::ZeroAgain) {
+                        order::flush_entry(&self.media, arena, premap)?;
+                    }
+                } else {
+                    order::switch_entry(&self.media, arena, premap, MapEntry::zero(block))?;
+                }
+                if let Mode::Grouped(group) = &self.mode {
+                    group.give_up_torn(arena, &mut stripe, premap)?;
+                }
+                return Ok(());
+            }
+            // The sector waits for its commit, which would undo this.
+            drop(stripe);
+            if let Mode::Grouped(group) = &self.mode {
+                group.commit(&self.media, &self.arenas)?;
+            }
         }
     }
 
@@ -350,7 +369,7 @@ impl<M: Media> BlockDevice for Btt<M> {
             for sector in buffer.chunks_exact_mut(self.sector_len().max(1)) {
                 let (arena, premap) = self.locate(lba)?;
                 let outcome = self.read_sector(lane.as_ref(), arena, premap, sector);
-                outcome.map_err(|e| e.lba(Lba(lba)).path(self.media.name()))?;
+                outcome.map_err(|e| self.name_sector(e, lba))?;
                 lba = lba.saturating_add(1);
             }
         }
@@ -362,13 +381,13 @@ impl<M: Media> BlockDevice for Btt<M> {
         sectors_of(&self.geometry, "write", at, from.iter().map(|b| b.len()))?;
         each_sector(at, from.iter().map(|b| &**b), self.sector_len(), |lba, sector| {
             let (arena, premap) = self.locate(lba)?;
-            self.write_sector(arena, premap, sector).map_err(|e| e.lba(Lba(lba)).path(self.media.name()))
+            self.write_sector(arena, premap, sector).map_err(|e| self.name_sector(e, lba))
         })?;
         self.settle(flags)
     }
 
     fn flush(&self) -> Result<()> {
-        self.commit()
+        self.commit().map_err(|e| e.path(self.media.name()))
     }
 
     fn write_zeroes(&self, at: Lba, sectors: u64, flags: WriteFlags) -> Result<()> {
@@ -383,7 +402,7 @@ impl<M: Media> BlockDevice for Btt<M> {
         let zero = ZEROS.get(..self.sector_len()).unwrap_or(&ZEROS);
         for lba in at.0..at.0.saturating_add(sectors) {
             let (arena, premap) = self.locate(lba)?;
-            self.write_sector(arena, premap, zero)?;
+            self.write_sector(arena, premap, zero).map_err(|e| self.name_sector(e, lba))?;
         }
         self.settle(flags)
     }

@@ -35,6 +35,9 @@ pub(crate) struct Stripe {
     open: Vec<Pending>,
     /// Being committed: their blocks must not change any more.
     sealed: Vec<Pending>,
+    /// Of the open ones, those that a failing store left half overwritten. The sector that was there before, and was
+    /// answered for, is gone, and what is there now is none: it is never committed, nor read, until it is written again.
+    torn: Vec<Premap>,
 }
 
 impl Stripe {
@@ -48,6 +51,16 @@ impl Stripe {
     pub(crate) fn overwritable(&self, premap: Premap) -> Option<Block> {
         let sealed = self.sealed.iter().filter(|_| !keeps(Mutant::GroupSeal));
         self.open.iter().chain(sealed).find(|p| p.premap == premap).map(|p| p.slot.free)
+    }
+
+    /// Fails if the sector's newest data is half overwritten.
+    pub(crate) fn check_whole(&self, premap: Premap) -> Result<()> {
+        if !self.torn.contains(&premap) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Io, "read sector")
+            .found("a sector that a failed write left half overwritten, before it was ever flushed")
+            .accepted("a sector that was written again"))
     }
 
     /// Whether nothing at all waits here.
@@ -91,6 +104,8 @@ pub(crate) struct Group {
     pools: Vec<Pool>,
     /// Sectors in open groups.
     open: AtomicUsize,
+    /// Those of them that are half overwritten.
+    torn: AtomicUsize,
     /// Commits that have begun. Whoever waits for a commit is served by any that began after it came.
     begun: AtomicU64,
     turn: Mutex<()>,
@@ -112,6 +127,7 @@ impl Group {
         Group {
             pools: pools.into_iter().map(Pool::new).collect(),
             open: AtomicUsize::new(0),
+            torn: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
             turn: Mutex::new(()),
             dirty: Mutex::new(false),
@@ -145,7 +161,7 @@ impl Group {
                 let mut stripe = arena.claim(premap)?;
                 if let Some(block) = stripe.overwritable(premap) {
                     // Readers of this sector hold the stripe while they copy, so none sees half of it.
-                    return order::place(media, arena, block, data);
+                    return self.overwrite(media, arena, &mut stripe, premap, block, data);
                 }
                 let pool = self.pool(arena)?;
                 if let Some((lane, slot)) = pool.take() {
@@ -172,6 +188,64 @@ impl Group {
                 }
             }
             self.refill(media, arenas, arena)?;
+        }
+    }
+
+    /// Overwrites a sector that waits for its commit.
+    fn overwrite<M: Media>(
+        &self,
+        media: &M,
+        arena: &Arena,
+        stripe: &mut Stripe,
+        premap: Premap,
+        block: Block,
+        data: &[u8],
+    ) -> Result<()> {
+        let pool = self.pool(arena)?;
+        let healed = crate::device::heal(media, arena, block);
+        let placed = healed.and_then(|_| order::place(media, arena, block, data));
+        let was_torn = stripe.torn.contains(&premap);
+        match &placed {
+            Ok(()) if was_torn => self.whole_again(pool, stripe, premap),
+            Err(_) if !was_torn && keeps(Mutant::GroupTorn) => {
+                stripe.torn.push(premap);
+                self.torn.fetch_add(1, Ordering::AcqRel);
+                // A commit does not give its lane back.
+                pool.usable.fetch_sub(1, Ordering::AcqRel);
+            }
+            _ => {}
+        }
+        placed
+    }
+
+    fn whole_again(&self, pool: &Pool, stripe: &mut Stripe, premap: Premap) {
+        stripe.torn.retain(|torn| *torn != premap);
+        self.torn.fetch_sub(1, Ordering::AcqRel);
+        pool.usable.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Gives up a sector that is half overwritten, for one that takes its place without a block.
+    pub(crate) fn give_up_torn(&self, arena: &Arena, stripe: &mut Stripe, premap: Premap) -> Result<()> {
+        if !stripe.torn.contains(&premap) {
+            return Ok(());
+        }
+        let pool = self.pool(arena)?;
+        if let Some(at) = stripe.open.iter().position(|p| p.premap == premap) {
+            let Pending { lane, slot, .. } = stripe.open.swap_remove(at);
+            self.open.fetch_sub(1, Ordering::AcqRel);
+            pool.give([(lane, slot)]);
+        }
+        self.whole_again(pool, stripe, premap);
+        Ok(())
+    }
+
+    /// Fails as long as a sector that was answered for is neither there nor written again.
+    pub(crate) fn check_whole(&self) -> Result<()> {
+        match self.torn.load(Ordering::Acquire) {
+            0 => Ok(()),
+            torn => Err(Error::new(Kind::Io, "flush")
+                .found(format_args!("{torn} sectors that failed writes left half overwritten"))
+                .accepted("none: each must be written again")),
         }
     }
 
@@ -203,7 +277,7 @@ impl Group {
         order::place(media, arena, slot.free, data).map(|()| true)
     }
 
-    /// Makes everything that was written before the call durable.
+    /// Makes everything that was written before the call durable, but for what [`Group::check_whole`] fails of.
     pub(crate) fn commit<M: Media>(&self, media: &M, arenas: &[Arena]) -> Result<()> {
         let before = self.begun.load(Ordering::SeqCst);
         let _turn = self.turn();
@@ -250,6 +324,9 @@ impl Group {
             for stripe in arena.stripes() {
                 let mut stripe = step::write(stripe);
                 let open = std::mem::take(&mut stripe.open);
+                let (torn, open): (Vec<_>, Vec<_>) =
+                    open.into_iter().partition(|p| stripe.torn.contains(&p.premap));
+                stripe.open = torn;
                 group.extend_from_slice(&open);
                 stripe.sealed.extend(open);
             }

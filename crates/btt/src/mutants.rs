@@ -59,6 +59,7 @@ mutants! {
     GroupTurn "group-turn" "Group commit: that only one runs at a time.";
     GroupShare "group-share" "Group commit: the lock of readers against writers and commits.";
     GroupOrder "group-order" "Group commit: the order of the two halves of a flog record in their page.";
+    GroupTorn "group-torn" "Group commit: that a waiting sector which a failed write left half overwritten is not committed.";
     SeqCheck "seq-check" "Recovery: that after sequence number 3 comes 1.";
     PairCheck "pair-check" "Recovery: that the two records of a lane tell which is newer.";
     PaddingCheck "padding-check" "Recovery: the detection of old flog padding.";
@@ -68,6 +69,9 @@ mutants! {
     Redo "redo" "Recovery: writing the entries that a cut kept from the map.";
     RedoReadOnly "redo-read-only" "Recovery: applying those entries in memory when opened read-only.";
     RedoDrain "redo-drain" "Recovery: the drain after those entries.";
+    Anchor "anchor" "Opening: writing back what a killed process may have left in caches, before anything is built on it.";
+    AnchorSwitched "anchor-switched" "Opening: the same for zero and error entries, which no record names.";
+    AnchorDrain "anchor-drain" "Opening: the drain between that and what recovery writes.";
     Audit "audit" "Opening: the proof that each block has one owner.";
     EntryCheck "entry-check" "Mapping: that an entry names a block of the arena.";
     KinCheck "kin-check" "Opening: that all arenas of a namespace are of one BTT.";

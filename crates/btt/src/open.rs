@@ -229,6 +229,7 @@ pub(crate) fn attach<M: Media>(
     let mut base = MediaOffset(options.version.start());
     let mut first = 0u64;
     let mut recovered = 0u64;
+    let mut named = Vec::with_capacity(infos.len());
     for (index, info) in infos.iter().enumerate() {
         let mut found = recover(&media, base, &info.layout)?;
         if read_only && !keeps(Mutant::RedoReadOnly) {
@@ -243,6 +244,7 @@ pub(crate) fn attach<M: Media>(
         if info.error() {
             arena.freeze(&"the error flag (bit 0) is set in its info block");
         }
+        named.push(found.named);
         slots.resize_with(found.slots.len().max(slots.len()), Vec::new);
         for (lane, slot) in slots.iter_mut().zip(found.slots) {
             lane.push(slot);
@@ -253,6 +255,12 @@ pub(crate) fn attach<M: Media>(
     }
     if !read_only {
         // All of recovery was decided before any of it is written: a medium that turns out corrupt stays as it is.
+        for (arena, named) in arenas.iter().zip(&named).filter(|(a, _)| a.writable().is_ok()) {
+            order::anchor(&media, arena, named)?;
+        }
+        if keeps(Mutant::AnchorDrain) {
+            media.drain()?;
+        }
         for arena in arenas.iter_mut().filter(|a| a.writable().is_ok()) {
             for (premap, entry) in std::mem::take(&mut arena.redo) {
                 if keeps(Mutant::Redo) {

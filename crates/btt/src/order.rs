@@ -9,7 +9,7 @@
 //! 3. the record is durable before the map entry changes;
 //! 4. the map entry is durable before the lane writes its next record or touches the block that became free.
 
-use nvstack_format::btt::{FlogRecord, MapEntry, MapState};
+use nvstack_format::btt::{FlogRecord, INFO_LEN, MapEntry, MapState};
 use nvstack_format::{Block, Premap};
 use nvstack_media::{Media, Result};
 
@@ -167,6 +167,28 @@ pub(crate) fn switch_entry<M: Media>(
     let at = arena.map_at(premap)?;
     media.store_u32(at, entry.0)?;
     media.flush(at, 4)
+}
+
+/// Starts writing back what recovery goes by: the info blocks, the flog, and the map entries of its current records. After
+/// a power cut it is durable. After a process was killed it may stand in caches alone, and what is built on it would
+/// outlive it: an entry that is redone for a record that a cut takes back gives one block two owners. Durable after a drain.
+pub(crate) fn anchor<M: Media>(media: &M, arena: &Arena, named: &[Premap]) -> Result<()> {
+    if !keeps(Mutant::Anchor) {
+        return Ok(());
+    }
+    let (base, layout) = (arena.base, &arena.layout);
+    let info = u64::try_from(INFO_LEN).unwrap_or(u64::MAX);
+    for at in [base, base.plus(layout.info2off)] {
+        // Arenas of the simulator have none.
+        if layout.dataoff >= info {
+            media.flush(at, info)?;
+        }
+    }
+    media.flush(base.plus(layout.logoff), u64::from(layout.nfree).saturating_mul(64))?;
+    for premap in named {
+        flush_entry(media, arena, *premap)?;
+    }
+    Ok(())
 }
 
 /// Starts writing back an entry that is as it should be, though somebody else may have made it so and not be done yet.

@@ -22,6 +22,8 @@ pub(crate) struct Recovered {
     pub(crate) free: Vec<Block>,
     /// Map entries that a power cut kept from being written: the flog record was committed, so the sector is new.
     pub(crate) redo: BTreeMap<Premap, MapEntry>,
+    /// The sectors of the current records: whose map entries may be as new as the records are.
+    pub(crate) named: Vec<Premap>,
 }
 
 /// Reads the flog of the arena at `base` and applies Linux's rule to each lane, in the order of lanes: a current record
@@ -42,6 +44,7 @@ pub(crate) fn recover<M: Media>(media: &M, base: MediaOffset, layout: &ArenaLayo
     let mut slots = Vec::new();
     let mut free = Vec::with_capacity(groups.len());
     let mut redo = BTreeMap::new();
+    let mut named = Vec::new();
     for (lane, group) in (0u32..).zip(groups) {
         let at = flog.plus(u64::from(lane).saturating_mul(64));
         let mut state = match judge(padding.pick(group)) {
@@ -63,6 +66,7 @@ pub(crate) fn recover<M: Media>(media: &M, base: MediaOffset, layout: &ArenaLayo
         })?;
         if record.old() != record.new() {
             let premap = Premap(record.lba);
+            named.push(premap);
             let entry =
                 match redo.get(&premap) {
                     Some(entry) => *entry,
@@ -84,7 +88,7 @@ pub(crate) fn recover<M: Media>(media: &M, base: MediaOffset, layout: &ArenaLayo
         }
     }
     unique(&free, flog)?;
-    Ok(Recovered { padding, slots, free, redo })
+    Ok(Recovered { padding, slots, free, redo, named })
 }
 
 fn read_groups<M: Media>(media: &M, flog: MediaOffset, nfree: u32) -> Result<Vec<[FlogRecord; 4]>> {

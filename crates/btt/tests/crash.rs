@@ -255,3 +255,33 @@ fn kind(image: &Image) -> usize {
     assert!(primary == backup, "a primary without its backup");
     2
 }
+
+/// Whoever lays out a BTT is killed before its info block is durable. Another process sees it, opens it and promises
+/// a sector: neither may be gone after a cut.
+#[test]
+fn what_is_open_outlives_a_cut_though_its_maker_was_killed() {
+    let base: Image = vec![0; usize::try_from(ARENA_MIN).unwrap()].into();
+    let (mut opened, mut step) = (0, 250);
+    loop {
+        let media = Sim::new(base.clone(), Domain::Cache);
+        media.set_fuse(step);
+        let outcome = create(&media, &create_options(512, false));
+        let survivor = media.survivor();
+        if let Probe::Found(_) = probe(&survivor, VERSION, Uuid::nil()).unwrap() {
+            opened += 1;
+            let device = open(&survivor, Cache::Writeback, false).unwrap();
+            write(&device, 1, &pattern(1, 1, 512)).unwrap();
+            for image in survivor.cuts(step) {
+                let device = open(Sim::memory(image), Cache::Writeback, false)
+                    .unwrap_or_else(|e| panic!("killed after {step} steps: {e}"));
+                assert!(read(&device, 1).unwrap() == pattern(1, 1, 512), "killed after {step} steps");
+            }
+        }
+        if outcome.is_ok() {
+            break;
+        }
+        step += 1;
+    }
+    // Killed between the store of the first block and its drain, and after it.
+    assert!(opened >= 2, "{opened}");
+}

@@ -14,10 +14,14 @@ use nvstack_sim::{Hook, Image, Model, SimMedium, mix};
 use crate::case::{Case, Violation};
 use crate::content::Contents;
 use crate::judge::{Judge, Through};
+use crate::kill::kill;
 use crate::naive;
-use crate::oracle::Oracle;
+use crate::oracle::{Allowed, Oracle};
 use crate::schedule::{Gate, Stacks, Tasks, Turn};
 use crate::workload::{Start, Workload};
+
+/// In a schedule: the process was killed before, and the survivor made a step.
+pub(crate) const SURVIVOR: u8 = 25;
 
 type Hashes = HashSet<u128, BuildHasherDefault<Through>>;
 
@@ -36,6 +40,8 @@ pub struct Bounds {
     pub states: u64,
     /// Operations on the medium that fail, each wherever it can, in one run.
     pub faults: u32,
+    /// Whether at each moment the process is also killed, and another one goes on.
+    pub kills: bool,
     /// For what is random.
     pub seed: u64,
 }
@@ -59,6 +65,10 @@ pub struct Counts {
     pub cut_short: u64,
     /// Images that no cut leaves: bytes of the tables were changed.
     pub damaged: u64,
+    /// Moments at which the process was killed and another one went on.
+    pub kills: u64,
+    /// Images that cuts left after that.
+    pub killed: u64,
 }
 
 impl Counts {
@@ -72,6 +82,8 @@ impl Counts {
         self.sampled += other.sampled;
         self.cut_short += other.cut_short;
         self.damaged += other.damaged;
+        self.kills += other.kills;
+        self.killed += other.killed;
     }
 }
 
@@ -90,6 +102,8 @@ pub(crate) struct Explorer<'w> {
     judge: Judge,
     start: Image,
     seen: Hashes,
+    /// What survivors began with, and what they might find.
+    survived: Hashes,
     /// What was met: counts.
     pub(crate) counts: Counts,
     /// The shortest failure.
@@ -116,6 +130,7 @@ impl<'w> Explorer<'w> {
             judge,
             start,
             seen: Hashes::default(),
+            survived: Hashes::default(),
             counts: Counts::default(),
             worst: None,
             pairs: None,
@@ -291,7 +306,29 @@ impl<'w> Explorer<'w> {
             let lost = cuts.lost(&choice);
             self.note(schedule, &choice, wrong, lost);
         }
+        if self.bounds.kills {
+            self.kill(medium, &allowed, schedule);
+        }
         true
+    }
+
+    /// Kills the process at this moment, if no other one left the same.
+    fn kill(&mut self, medium: &SimMedium, allowed: &Allowed, schedule: &[u8]) {
+        let left = medium.survival_hash() ^ u128::from(mix(allowed.hash()));
+        if self.bounds.prune && !self.survived.insert(left) {
+            return;
+        }
+        let outcome = kill(medium, self.model, &mut self.judge, allowed, None);
+        self.counts.kills += 1;
+        self.counts.killed += outcome.images;
+        self.counts.recoveries = self.judge.recoveries;
+        self.counts.inner = self.judge.inner;
+        if let Some(wrong) = outcome.wrong {
+            let steps = usize::try_from(wrong.step).unwrap_or(usize::MAX);
+            let mut schedule = schedule.to_vec();
+            schedule.extend(std::iter::repeat_n(SURVIVOR, steps));
+            self.note(&schedule, &wrong.choice, wrong.what, wrong.lost);
+        }
     }
 
     /// Keeps a failure if it is shorter than what is known.
@@ -312,10 +349,7 @@ impl<'w> Explorer<'w> {
     }
 
     /// Runs one schedule again and gives the medium as it was then, with the operations so far, and the image of the cut.
-    pub(crate) fn replay(
-        &mut self,
-        case: &Case,
-    ) -> Result<(Vec<nvstack_sim::Event>, Image, Option<String>), String> {
+    pub(crate) fn replay(&mut self, case: &Case) -> Result<(Vec<String>, Image, Option<String>), String> {
         let mut stacks = Stacks::of_thread();
         let (medium, mut tasks) = match self.begin(&mut stacks) {
             Ok(begun) => begun,
@@ -327,7 +361,9 @@ impl<'w> Explorer<'w> {
         };
         // What led to where each task first stops was done already: opening, and nothing else.
         medium.record();
-        for turn in case.schedule.iter().map(|code| Turn::from_code(*code)) {
+        let before = case.schedule.iter().position(|code| *code == SURVIVOR).unwrap_or(case.schedule.len());
+        let (schedule, after) = case.schedule.split_at(before);
+        for turn in schedule.iter().map(|code| Turn::from_code(*code)) {
             if !tasks.ready().any(|t| t == turn.task) || turn.fails && !tasks.may_fail(turn.task) {
                 return Err("the schedule does not fit the workload".into());
             }
@@ -337,7 +373,19 @@ impl<'w> Explorer<'w> {
             let oracle = tasks.oracle();
             (oracle.wrong.clone(), oracle.allowed(self.workload.sectors()), oracle.at_rest())
         };
-        let (trace, image) = (medium.trace(), medium.cuts().image(&case.choice));
+        if !after.is_empty() {
+            let steps = u32::try_from(after.len()).unwrap_or(u32::MAX);
+            let trace: Vec<String> = medium.trace().iter().map(ToString::to_string).collect();
+            let outcome = kill(&medium, self.model, &mut self.judge, &allowed, Some((steps, &case.choice)));
+            tasks.finish(&mut stacks);
+            let killed =
+                std::iter::once("the process is killed, and another one opens the device".to_owned());
+            let trace = trace.into_iter().chain(killed).chain(outcome.events).collect();
+            let image = outcome.image.unwrap_or_else(|| medium.image());
+            return Ok((trace, image, outcome.wrong.map(|w| w.what)));
+        }
+        let trace = medium.trace().iter().map(ToString::to_string).collect();
+        let image = medium.cuts().image(&case.choice);
         let stuck = tasks.ready().next().is_none() && !tasks.done();
         tasks.finish(&mut stacks);
         let wrong = wrong.or_else(|| stuck.then(|| "every task waits for another".to_owned()));

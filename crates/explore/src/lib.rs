@@ -21,6 +21,7 @@ mod creation;
 mod damage;
 mod explorer;
 mod judge;
+mod kill;
 pub mod labels;
 mod naive;
 mod oracle;

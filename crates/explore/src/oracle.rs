@@ -252,6 +252,27 @@ pub(crate) struct Allowed {
 }
 
 impl Allowed {
+    /// From now on each sector is what was seen.
+    pub(crate) fn settle(&mut self, seen: Contents) {
+        for (sector, set) in (0u8..).zip(&mut self.sets) {
+            *set = vec![seen.get(sector)];
+        }
+    }
+
+    /// A sector may also be this.
+    pub(crate) fn add(&mut self, sector: u8, content: u8) {
+        if let Some(set) = self.sets.get_mut(usize::from(sector)) {
+            set.push(content);
+        }
+    }
+
+    /// A sector is this and nothing else.
+    pub(crate) fn only(&mut self, sector: u8, content: u8) {
+        if let Some(set) = self.sets.get_mut(usize::from(sector)) {
+            *set = vec![content];
+        }
+    }
+
     /// What is wrong with contents, if anything is.
     #[must_use]
     pub(crate) fn finds(&self, contents: Contents) -> Option<String> {

@@ -39,9 +39,16 @@ pub enum Scope {
         /// Requests.
         operations: usize,
     },
+    /// These, each with one operation on the medium that fails, wherever it can.
+    Failing(Vec<Workload>),
     /// As `Bounded`, on new arenas, with blocks that become unreadable and readable again among the requests.
     Lost {
         /// Requests, and changes of the medium.
+        operations: usize,
+    },
+    /// As `Bounded`; and at each moment the process is killed, and the power cut while another one opens the device and goes on.
+    Kills {
+        /// Requests.
         operations: usize,
     },
     /// A BTT is laid out: over nothing, over bytes of any kind, over an old one of its own sector size and of another.
@@ -94,7 +101,9 @@ impl Config {
             scopes: vec![
                 Scope::Bounded { operations: 3 },
                 Scope::Faults { operations: 2 },
+                Scope::Failing(overwritten()),
                 Scope::Lost { operations: 3 },
+                Scope::Kills { operations: 1 },
                 Scope::These(found()),
                 Scope::Creation,
                 Scope::Damage { pairs: 10_000 },
@@ -123,6 +132,7 @@ impl Config {
                 Scope::Bounded { operations: 4 },
                 Scope::Faults { operations: 3 },
                 Scope::Lost { operations: 4 },
+                Scope::Kills { operations: 2 },
                 Scope::Creation,
                 Scope::Damage { pairs: 100_000 },
                 Scope::Random { workloads: 400, schedules: 20 },
@@ -141,6 +151,7 @@ impl Config {
                 Scope::Bounded { operations: 5 },
                 Scope::Faults { operations: 4 },
                 Scope::Lost { operations: 5 },
+                Scope::Kills { operations: 3 },
                 Scope::Creation,
                 Scope::Damage { pairs: 1_000_000 },
                 Scope::Random { workloads: LONG_RANDOM, schedules: 40 },
@@ -162,7 +173,8 @@ impl Config {
             schedules,
             states: self.states,
             images: if let Scope::Damage { pairs } = scope { *pairs } else { self.images },
-            faults: self.faults.max(u32::from(matches!(scope, Scope::Faults { .. }))),
+            faults: self.faults.max(u32::from(matches!(scope, Scope::Faults { .. } | Scope::Failing(_)))),
+            kills: matches!(scope, Scope::Kills { .. }),
             seed: self.seed,
         }
     }
@@ -184,6 +196,13 @@ impl Config {
                         (0..*workloads).map(|n| random(self.seed.wrapping_add(n), kinds)).collect()
                     }
                     Scope::Bounded { operations } => bounded(kinds, *operations),
+                    Scope::Kills { operations } => {
+                        // All of them with a past, too: zeros over zeros tell nothing.
+                        let mut workloads = bounded(kinds, operations.saturating_add(1));
+                        workloads.retain(|w| w.operations() <= *operations);
+                        workloads
+                    }
+                    Scope::Failing(workloads) => workloads.clone(),
                     Scope::Creation => [Start::Fresh, Start::Bad, Start::Worn, Start::Old]
                         .map(|start| Workload { lanes: 0, far: false, start, tasks: vec![vec![Op::Create]] })
                         .to_vec(),
@@ -226,6 +245,12 @@ impl Config {
 /// Workloads that found something once and are larger than what is gone through quickly.
 fn found() -> Vec<Workload> {
     ["2.near.fresh:p0,r0,c/r0"].iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// Sectors that wait for their commit and are overwritten where they lie.
+fn overwritten() -> Vec<Workload> {
+    let some = ["2.near.fresh:w0,w0,f", "2.near.worn:w0,w0,z0,f", "2.near.fresh:w0,w0,r0,u1"];
+    some.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// Larger workloads of the long run, under each model.
@@ -314,6 +339,10 @@ pub struct Summary {
     pub images: u64,
     /// Those of them that were cut out of recoveries.
     pub images_in_recovery: u64,
+    /// Moments at which the process was killed, and another one went on.
+    pub kills: u64,
+    /// Those of the images that cuts left after that.
+    pub images_after_kill: u64,
     /// Different images that were recovered and judged; the others were equal to one of the same workload.
     pub recoveries: u64,
     /// Images that no cut leaves, with bytes of the tables changed: refused, or harmless.
@@ -411,7 +440,9 @@ pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Sum
         workloads,
         of: jobs.len(),
         states: counts.states,
-        images: counts.images + counts.inner,
+        images: counts.images + counts.inner + counts.killed,
+        kills: counts.kills,
+        images_after_kill: counts.killed,
         images_in_recovery: counts.inner,
         recoveries: counts.recoveries,
         damaged: counts.damaged,
@@ -456,10 +487,21 @@ pub struct Replay {
 /// [`Kind::Invalid`] if the steps don't fit the workload.
 pub fn replay(case: &Case) -> Result<Replay> {
     let _thread = Thread::hold(case.mutant);
-    let bounds =
-        Bounds { depth: 1, prune: true, images: 4096, schedules: None, states: u64::MAX, faults: 0, seed: 1 };
+    let bounds = Bounds {
+        depth: 1,
+        prune: true,
+        images: 4096,
+        schedules: None,
+        states: u64::MAX,
+        faults: 0,
+        kills: false,
+        seed: 1,
+    };
     let (trace, image, what) = match case.workload.special() {
-        Some(Op::Create) => Creation::new(case.workload.start, case.model)?.replay(case)?,
+        Some(Op::Create) => {
+            let (trace, image, what) = Creation::new(case.workload.start, case.model)?.replay(case)?;
+            (trace.iter().map(ToString::to_string).collect(), image, what)
+        }
         Some(_) if case.workload.lanes == 0 => {
             let image = damage::whole_image(case.choice.first().copied().unwrap_or(0))?;
             let what = damage::judge_whole(&image, case.model);
@@ -475,5 +517,5 @@ pub fn replay(case: &Case) -> Result<Replay> {
             .replay(case)
             .map_err(|e| Error::new(Kind::Invalid, "replay").found(case).accepted(e))?,
     };
-    Ok(Replay { steps: trace.iter().map(ToString::to_string).collect(), image, what })
+    Ok(Replay { steps: trace, image, what })
 }

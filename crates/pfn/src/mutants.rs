@@ -38,6 +38,8 @@ mutants! {
     TableFirst "table-first" "Creation: that descriptors are initialised before there is an info block.";
     BlockDrain "block-drain" "Creation: the drain between the info block and its signature.";
     SignatureDrain "signature-drain" "Creation: the drain after the signature.";
+    BlockAnchor "block-anchor" "Opening: making sure of an info block that a killed process may have left in caches.";
+    DescriptorAnchor "descriptor-anchor" "Descriptor: the same for the one that is changed.";
     VersionDrain "version-drain" "Descriptor: the drain between the new version and the word that says that it counts.";
     VersionFirst "version-first" "Descriptor: that the word comes after the new version.";
     WordDrain "word-drain" "Descriptor: the drain after the word.";

@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use nvstack_format::MediaOffset;
-use nvstack_format::pfn::{Descriptor, INFO_OFFSET, Info, Kind, Mode, PAGE, Place};
+use nvstack_format::pfn::{Descriptor, INFO_OFFSET, Info, Kind, Mode, PAGE, Place, RESERVE};
 use nvstack_media::{Error, Kind as ErrorKind, Media, Result};
 use uuid::Uuid;
 
 use crate::data::{Data, Mapped};
 use crate::disk::Disk;
+use crate::mutants::{Mutant, keeps};
 use crate::pins::{Pinned, Pins};
 use crate::probe::{Probe, probe, word};
 use crate::table::{Recorded, Table};
@@ -271,6 +272,10 @@ fn open<M: Media>(media: M, options: OpenOptions) -> Result<Pages<M>> {
         Mode::Ram => Table::in_memory(),
         Mode::Pmem => Table::on_medium(&media, &info, len, read_only, operation)?,
     };
+    if !read_only && keeps(Mutant::BlockAnchor) {
+        // Whoever wrote it may have been killed before it was durable, and what is stored from now on is found by it alone.
+        media.persist(block, RESERVE.saturating_sub(INFO_OFFSET))?;
+    }
     let (media, name) = (Arc::new(media), options.name);
     let shared = Shared { media, name, info, read_only, len, pins: Arc::default(), table };
     Ok(Pages { shared: Arc::new(shared), sector_size: options.sector_size })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The descriptors of the pages: on the medium before the data (map "dev"), or in memory (map "mem").
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -48,10 +48,38 @@ enum Store {
         hint: Option<MediaOffset>,
         namespace: Uuid,
         /// Held while a descriptor is looked at or changed.
-        turn: Mutex<()>,
+        turn: Mutex<Anchored>,
     },
     /// Of the pages that were ever set.
     Memory(Mutex<BTreeMap<u64, Descriptor>>),
+}
+
+/// Pages whose descriptors are known to be durable as they are read. Those that a killed process left need not be: a change
+/// overwrites the version that the durable word still names.
+#[derive(Default)]
+struct Anchored(HashSet<u64>);
+
+impl Anchored {
+    /// Pages that are kept in mind; beyond them all are made sure of again.
+    const MOST: usize = 1 << 16;
+
+    /// Makes a page's descriptor durable as it is, unless it is known to be.
+    fn make_sure<M: Media>(&mut self, media: &M, page: u64, at: MediaOffset) -> Result<()> {
+        if self.0.contains(&page) || !keeps(Mutant::DescriptorAnchor) {
+            return Ok(());
+        }
+        media.persist(at, LEN)?;
+        if self.0.len() >= Anchored::MOST {
+            self.0.clear();
+        }
+        self.0.insert(page);
+        Ok(())
+    }
+
+    /// A page whose change failed is in doubt again.
+    fn doubt(&mut self, page: u64) {
+        self.0.remove(&page);
+    }
 }
 
 impl Table {
@@ -95,10 +123,14 @@ impl Table {
         }
         // Read-only nothing is stored, so nothing need be known.
         let lost = match hint {
-            Some(at) if !read_only => media.load_u64(at)? != 0,
+            Some(at) if !read_only => {
+                // Marks to come rest on it.
+                media.flush(at, 8)?;
+                media.load_u64(at)? != 0
+            }
             _ => true,
         };
-        let place = Store::Medium { start, hint, namespace: info.uuid, turn: Mutex::new(()) };
+        let place = Store::Medium { start, hint, namespace: info.uuid, turn: Mutex::default() };
         Ok(Table { place, may_have_lost: AtomicBool::new(lost) })
     }
 
@@ -144,7 +176,7 @@ impl Table {
                 if read_only {
                     return Err(Error::new(Kind::ReadOnly, "set page descriptor").at(at));
                 }
-                let _turn = lock(turn);
+                let mut anchored = lock(turn);
                 let id = PageId { namespace: *namespace, pfn: page };
                 let now = match read(media, at, id) {
                     Err(e) if e.kind() == Kind::Poison => {
@@ -165,16 +197,20 @@ impl Table {
                 };
                 let new = Descriptor { generation: generation.wrapping_add(1), ..new };
                 let change = now.change(new, id);
+                anchored.make_sure(media, page, at)?;
                 let version = at.plus(change.at);
                 let len = u64::try_from(change.version.len()).unwrap_or(LEN);
-                if !keeps(Mutant::VersionFirst) {
+                let store = || -> Result<()> {
+                    if !keeps(Mutant::VersionFirst) {
+                        media.store_u64(at, change.word)?;
+                        media.persist(at, 8)?;
+                    }
+                    media.store(version, &change.version)?;
+                    persist(media, version, len, Mutant::VersionDrain)?;
                     media.store_u64(at, change.word)?;
-                    media.persist(at, 8)?;
-                }
-                media.store(version, &change.version)?;
-                persist(media, version, len, Mutant::VersionDrain)?;
-                media.store_u64(at, change.word)?;
-                persist(media, at, 8, Mutant::WordDrain)
+                    persist(media, at, 8, Mutant::WordDrain)
+                };
+                store().inspect_err(|_| anchored.doubt(page))
             }
         }
     }

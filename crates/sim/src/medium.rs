@@ -155,6 +155,36 @@ impl SimMedium {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same bytes after the process that stored them was killed, in the hands of another one: readers see all of its
+    /// stores, and a cut may still take those that were not durable.
+    #[must_use]
+    pub fn survivor(&self, hook: Arc<dyn Hook>) -> SimMedium {
+        let (len, model, domain) = (self.0.len, self.0.model, self.0.domain);
+        let state = self.lock();
+        let mut pending = state.pending.clone();
+        pending.kill();
+        let (now, sure) = (state.now.clone(), state.sure.clone());
+        let state = State { now, sure, pending, history: Vec::new(), stores: 0, drains: 0, trace: None };
+        SimMedium(Arc::new(Shared {
+            state: Mutex::new(state),
+            len,
+            model,
+            domain,
+            read_only: false,
+            hook: Some(hook),
+        }))
+    }
+
+    /// A hash of what readers see, and of what a cut could take of it. Two media that have it in common survive alike.
+    #[must_use]
+    pub fn survival_hash(&self) -> u128 {
+        let state = self.lock();
+        let mut pending = state.pending.clone();
+        pending.kill();
+        let pending = pending.hash(self.0.model.unwrap_or(Model::X86));
+        state.sure.hash() ^ (u128::from(mix(pending)) << 64 | u128::from(pending))
+    }
+
     /// The bytes that readers see.
     #[must_use]
     pub fn image(&self) -> Image {
@@ -240,7 +270,32 @@ impl SimMedium {
         if self.0.read_only {
             return Err(Error::new(Kind::ReadOnly, "store").path(self.name()).at(at));
         }
-        let task = self.step(operation, at.0, from.len() as u64, site)?;
+        let task = match self.step(operation, at.0, from.len() as u64, site) {
+            Ok(task) => task,
+            Err(e) => {
+                // A store of many bytes fails somewhere among them.
+                let some = from.get(..from.len() / 16 * 8).unwrap_or_default();
+                if !some.is_empty() {
+                    self.move_in(operation, at, some, self.task(), site);
+                }
+                return Err(e);
+            }
+        };
+        self.move_in(operation, at, from, task, site);
+        match self.lock().now.first_lost(at.0, from.len() as u64) {
+            Some(lost) => Err(Error::new(Kind::Poison, "store").path(self.name()).at(MediaOffset(lost))),
+            None => Ok(()),
+        }
+    }
+
+    fn move_in(
+        &self,
+        operation: Operation,
+        at: MediaOffset,
+        from: &[u8],
+        task: usize,
+        site: &'static Location<'static>,
+    ) {
         let streamed = operation != Operation::Store;
         let mut state = self.lock();
         let state = &mut *state;
@@ -257,7 +312,10 @@ impl SimMedium {
             }
             if self.0.model.is_some() {
                 let by = if streamed { 1 << task } else { 0 };
-                state.pending.store(Store { unit, value, mask, streamed, by, given_up: false, site }, now);
+                state.pending.store(
+                    Store { unit, value, mask, streamed, by, given_up: false, orphan: false, site },
+                    now,
+                );
             }
             state.now.set_unit(unit, merge(now, value, mask));
             if from.len() <= 8 {
@@ -266,10 +324,6 @@ impl SimMedium {
         }
         for image in [&mut state.now, &mut state.sure] {
             image.heal(at.0, from.len() as u64);
-        }
-        match state.now.first_lost(at.0, from.len() as u64) {
-            Some(lost) => Err(Error::new(Kind::Poison, "store").path(self.name()).at(MediaOffset(lost))),
-            None => Ok(()),
         }
     }
 

@@ -26,6 +26,8 @@ pub(crate) struct Store {
     pub(crate) by: u64,
     /// No drain makes it durable any more: one failed that should have.
     pub(crate) given_up: bool,
+    /// Who stored it is dead: a drain covers it once somebody else flushed it, or stored to its page.
+    pub(crate) orphan: bool,
     pub(crate) site: &'static Location<'static>,
 }
 
@@ -52,6 +54,18 @@ impl Pending {
         for store in self.0.iter_mut().filter(|s| !s.streamed && lines.contains(&(s.unit / LINE))) {
             store.by |= task;
         }
+        let pages = first / PAGE..=last / PAGE;
+        for store in self.0.iter_mut().filter(|s| pages.contains(&(s.unit / PAGE))) {
+            store.orphan = false;
+        }
+    }
+
+    /// The process that made the stores is killed: what it flushed and did not drain counts as not flushed. What it stored
+    /// past the cache has left its CPU when another process sees it, and the next drain of anybody covers it.
+    pub(crate) fn kill(&mut self) {
+        for store in &mut self.0 {
+            (store.by, store.orphan) = (if store.streamed { u64::MAX } else { 0 }, true);
+        }
     }
 
     /// A drain failed. A page cache forgets what it could not write and answers the next call with success; the stores
@@ -73,7 +87,14 @@ impl Pending {
                 store.given_up = false;
             }
         }
-        let covers = |s: &Store| !s.given_up && (model == Model::Pages || s.by & task != 0);
+        if model == Model::Pages && self.0.iter().any(|s| s.orphan) {
+            let shared: Vec<u64> = self.0.iter().filter(|s| !s.orphan).map(|s| s.unit / PAGE).collect();
+            for store in self.0.iter_mut().filter(|s| shared.contains(&(s.unit / PAGE))) {
+                store.orphan = false;
+            }
+        }
+        let covers =
+            |s: &Store| !s.given_up && if model == Model::Pages { !s.orphan } else { s.by & task != 0 };
         if self.0.iter().all(covers) {
             if !self.0.is_empty() {
                 sure.clone_from(now);
@@ -108,7 +129,7 @@ impl Pending {
                 s.value,
                 s.mask,
                 s.by << 1 | u64::from(s.streamed),
-                rank << 1 | u64::from(s.given_up),
+                rank << 2 | u64::from(s.orphan) << 1 | u64::from(s.given_up),
             ];
             sum = sum.wrapping_add(words.into_iter().fold(1, |h, w| mix(h ^ w)));
         }

@@ -49,6 +49,8 @@ struct State {
     drains: u64,
     /// After so many stores and drains, everything fails: the power is off.
     fuse: Option<u64>,
+    /// The next store past the cache moves half of its bytes and fails.
+    fail_stream: bool,
 }
 
 /// A medium in plain memory. It remembers what a power cut could take.
@@ -70,6 +72,7 @@ impl Sim {
             stores: 0,
             drains: 0,
             fuse: None,
+            fail_stream: false,
         };
         Sim { state: Mutex::new(state), domain, read_only: false }
     }
@@ -82,6 +85,20 @@ impl Sim {
     pub fn set_fuse(&self, steps: u64) {
         let mut s = self.state.lock().unwrap();
         s.fuse = Some(s.stores + s.drains + steps);
+    }
+
+    /// The next store past the cache moves half of its bytes and fails.
+    pub fn fail_next_stream(&self) {
+        self.state.lock().unwrap().fail_stream = true;
+    }
+
+    /// The same bytes in the hands of another process, after the one that stored them was killed: what it flushed and did not
+    /// drain counts as not flushed.
+    pub fn survivor(&self) -> Sim {
+        let mut state = self.state.lock().unwrap().clone();
+        state.unflushed = state.pending.iter().map(|piece| (piece.at, ())).collect();
+        state.fuse = None;
+        Sim { state: Mutex::new(state), domain: self.domain, read_only: false }
     }
 
     pub fn steps(&self) -> u64 {
@@ -203,6 +220,10 @@ impl Media for Sim {
         self.put(at, from, false)
     }
     fn stream(&self, at: MediaOffset, from: &[u8]) -> Result<()> {
+        if std::mem::take(&mut self.state.lock().unwrap().fail_stream) {
+            self.put(at, &from[..from.len() / 2], true)?;
+            return Err(Error::new(Kind::Fault, "store").at(at).found("a failure that was asked for"));
+        }
         self.put(at, from, true)
     }
     fn zero(&self, at: MediaOffset, len: u64) -> Result<()> {

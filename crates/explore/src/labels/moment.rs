@@ -29,6 +29,8 @@ struct Inner {
     steps: usize,
     fail_at: Option<usize>,
     failed: bool,
+    /// Who notes what becomes of a medium after a kill, and that medium.
+    heir: Option<(Arc<Recorder>, Option<SimMedium>)>,
 }
 
 /// Notes every moment of what is done to some media.
@@ -56,6 +58,24 @@ impl Recorder {
         inner.fail_at = fail_at;
         drop(inner);
         (recorder, media)
+    }
+
+    /// A medium that holds an image, whose process is killed before an operation: that and all later ones fail.
+    pub(crate) fn killed(image: &Image, model: Model, at: usize) -> (Arc<Recorder>, Vec<SimMedium>) {
+        let (recorder, media) = Recorder::media(std::slice::from_ref(image), model, Some(at));
+        recorder.lock().heir = Some((Arc::default(), None));
+        (recorder, media)
+    }
+
+    /// The medium as the killed process left it, in the hands of another one, after so many changes were answered.
+    pub(crate) fn survivor(&self, answered: usize) -> Option<(Arc<Recorder>, SimMedium)> {
+        let (recorder, medium) = self.lock().heir.take()?;
+        let medium = medium?;
+        let mut inner = recorder.lock();
+        inner.media = vec![medium.clone()];
+        inner.answered = answered;
+        drop(inner);
+        Some((recorder, medium))
     }
 
     /// One more change was answered.
@@ -95,6 +115,11 @@ impl Hook for Recorder {
         self.note(event.to_string());
         let mut inner = self.lock();
         inner.steps += 1;
+        let dies = inner.fail_at.is_some_and(|at| at + 1 == inner.steps);
+        if dies && let (Some(medium), Some((heir, _))) = (inner.media.first().cloned(), inner.heir.clone()) {
+            let survivor = medium.survivor(Arc::<Recorder>::clone(&heir) as Arc<dyn Hook>);
+            inner.heir = Some((heir, Some(survivor)));
+        }
         inner.flushed = event.operation == Operation::Flush;
         if inner.fail_at.is_some_and(|at| at + 1 == inner.steps) {
             inner.failed = true;

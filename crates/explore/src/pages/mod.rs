@@ -9,6 +9,7 @@
 mod judge;
 mod workload;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use nvstack_pfn_sim::sim::leave_out;
 use nvstack_sim::Model;
 use serde::Serialize;
 
-use crate::labels::moment::{Recorder, hash};
+use crate::labels::moment::{Moment, Recorder, hash};
 use judge::Judge;
 pub use workload::{Before, Deed, Workload};
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub mutant: Option<Mutant>,
     /// Images at one moment; of more, a sample.
     pub images: u64,
+    /// Whether at each moment the process is also killed, and another one goes on.
+    pub kills: bool,
     /// End after the first workload that fails.
     pub stop_at_first: bool,
 }
@@ -46,6 +49,7 @@ impl Config {
             models: Model::ALL.to_vec(),
             mutant: None,
             images: 2048,
+            kills: true,
             stop_at_first: true,
         }
     }
@@ -79,6 +83,8 @@ pub struct Summary {
     pub states: u64,
     /// Images that cuts there left.
     pub images: u64,
+    /// Moments at which the process was killed, and another one went on.
+    pub kills: u64,
     /// Different ones that were judged.
     pub recoveries: u64,
     /// Moments with too many images, of which a sample was taken.
@@ -130,7 +136,44 @@ fn explore(
         recorder.answer();
     }
     let moments = recorder.end();
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
+    let name = format!("{workload} ({model})");
+    if let Some(found) = look(&moments, &mut judge, config, summary, &mut seen, &name, wrong) {
+        return Ok(Some(found));
+    }
+    if !config.kills {
+        return Ok(None);
+    }
+    // The process is killed at each moment, and another one opens what is seen, and goes on.
+    for fail_at in 0..moments.len() {
+        let (recorder, media) = Recorder::killed(&start, model, fail_at);
+        let Some(medium) = media.first() else { return Ok(None) };
+        let answered = (0..workload.steps())
+            .find(|step| workload.run(medium, *step).is_err())
+            .unwrap_or(workload.steps());
+        recorder.end();
+        let Some((recorder, survivor)) = recorder.survivor(answered) else { break };
+        summary.kills += 1;
+        let wrong = workload.survive(&survivor, answered, &mut || recorder.answer());
+        let wrong = wrong.err().map(|e| format!("after a kill: {e}"));
+        let name = format!("{workload}, killed before operation {fail_at} ({model})");
+        if let Some(found) = look(&recorder.end(), &mut judge, config, summary, &mut seen, &name, wrong) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Judges every image of some moments. `wrong` is what was wrong anyway.
+fn look(
+    moments: &[Moment],
+    judge: &mut Judge<'_>,
+    config: &Config,
+    summary: &mut Summary,
+    seen: &mut HashSet<(u128, usize)>,
+    name: &str,
+    mut wrong: Option<String>,
+) -> Option<Violation> {
     for (number, moment) in moments.iter().enumerate() {
         summary.states += 1;
         let last = number + 1 == moments.len();
@@ -161,12 +204,12 @@ fn explore(
             let file = l.site.file().rsplit('/').next().unwrap_or_default();
             format!("{:#x} = {:#018x} from {file}:{}", l.at, l.value, l.site.line())
         };
-        return Ok(Some(Violation {
+        return Some(Violation {
             what: what.1,
-            workload: format!("{workload} ({model})"),
+            workload: name.to_owned(),
             moment: moment.event.clone(),
             lost: lost.map(line).collect(),
-        }));
+        });
     }
-    Ok(None)
+    None
 }

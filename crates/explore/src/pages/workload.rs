@@ -8,7 +8,7 @@ use nvstack_block::{BlockDevice, Lba, Linear, WriteFlags};
 use nvstack_format::pfn::{Geometry, INFO_OFFSET};
 use nvstack_media::{Error, Kind as ErrorKind, Media, MediaOffset, Result};
 use nvstack_pfn_sim::{
-    CreateOptions, Descriptor, Info, Kind, Mode, OpenOptions, PageFlags, Pages, Place, create,
+    CreateOptions, Descriptor, Info, Kind, Mode, OpenOptions, PageFlags, Pages, Place, Probe, create, probe,
 };
 use nvstack_sim::{Image, Model, SimMedium};
 use uuid::Uuid;
@@ -156,6 +156,29 @@ impl Workload {
                 open(medium.clone(), Kind::Fsdax, false)?.set_descriptor(*page, descriptor(*number))
             }
         }
+    }
+
+    /// What another process does after one was killed in a change: goes on with it, and with what was to follow; or
+    /// opens what it finds. `answer` is called after each.
+    pub(crate) fn survive(&self, medium: &SimMedium, step: usize, answer: &mut dyn FnMut()) -> Result<()> {
+        let kind = match self.deed {
+            Deed::Create(kind, _) | Deed::Block(kind) => kind,
+            Deed::Descriptors => {
+                for step in step..self.steps() {
+                    self.run(medium, step)?;
+                    answer();
+                }
+                return Ok(());
+            }
+        };
+        if let Probe::Found(info) = probe(medium, kind, PARENT, PLACE)?
+            && info.uuid == NEW
+        {
+            // What is open stays there.
+            open(medium.clone(), kind, false)?;
+            answer();
+        }
+        Ok(())
     }
 
     /// The info block that is written.
