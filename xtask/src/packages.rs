@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::process::{command, run, succeed};
-use crate::report::Result;
+use crate::report::{Result, ensure};
 
 /// Clients of the NBD lane.
 pub(crate) const NBD: &[&str] = &[
@@ -60,10 +60,22 @@ impl Packages {
 
     /// Makes sure that all of `wanted` is installed. Says so when it installs; fails with the command to run when it may not.
     pub(crate) fn provide(&mut self, wanted: &[&str]) -> Result<()> {
-        let missing: Vec<&str> = wanted.iter().copied().filter(|name| !installed(name)).collect();
-        if missing.is_empty() {
-            return Ok(());
+        // Where one comes from another release, as from backports, apt takes it away for one that does not go with it. It
+        // comes again from the same release as the other then.
+        for _ in 0..3 {
+            let missing: Vec<&str> = wanted.iter().copied().filter(|name| !installed(name)).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            self.install(&missing)?;
         }
+        let missing: Vec<&str> = wanted.iter().copied().filter(|name| !installed(name)).collect();
+        ensure(missing.is_empty(), || {
+            format!("packages that take one another's place: {} is gone again", missing.join(" "))
+        })
+    }
+
+    fn install(&mut self, missing: &[&str]) -> Result<()> {
         let install = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
         if !self.install || !self.root {
             let why = if self.install { "not root" } else { "--no-install" };
@@ -71,7 +83,7 @@ impl Packages {
         }
         println!("      installing: {install}");
         self.update()?;
-        succeed(apt().args(["install", "-y", "--no-install-recommends"]).args(&missing), APT_LIMIT)?;
+        succeed(apt().args(["install", "-y", "--no-install-recommends"]).args(missing), APT_LIMIT)?;
         Ok(())
     }
 
