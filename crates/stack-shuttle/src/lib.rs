@@ -15,10 +15,11 @@
     clippy::wrong_self_convention
 )]
 
+mod narrow;
 pub mod sync;
 mod threads;
 
-pub use threads::check;
+pub use threads::{Scene, check};
 
 #[path = "../../stack/src/abi.rs"]
 mod abi;

@@ -11,22 +11,42 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 
+use crate::narrow::{binders, openers};
 use crate::provider::ImageProvider;
-use crate::{OpenOptions, Stack, Tree, sync};
+use crate::{BusId, OpenOptions, Stack, Tree, sync};
 
 const MIB: u64 = 1 << 20;
 /// The claim and the namespace under it, and a namespace that is raw.
-const CLAIM: &str = "btt0.0";
-const CLAIMED: &str = "namespace0.1";
+pub(crate) const CLAIM: &str = "btt0.0";
+pub(crate) const CLAIMED: &str = "namespace0.1";
 const RAW: &str = "namespace0.0";
 
 /// An image with a label area.
-fn image() -> Arc<dyn Media> {
+pub(crate) fn image() -> Anon {
     let size = 64 * MIB;
-    let media: Arc<dyn Media> = Arc::new(Anon::new(size).unwrap());
-    let area = Part::new(Arc::clone(&media), MediaOffset(size - (128 << 10)), 128 << 10).unwrap();
+    let media = Anon::new(size).unwrap();
+    let area = Part::new(&media, MediaOffset(size - (128 << 10)), 128 << 10).unwrap();
     nvstack_label::LabelArea::init(area, Version::V1_2).unwrap();
     media
+}
+
+/// A machine with an image, its bus and its tree.
+pub(crate) fn machine(media: &Arc<dyn Media>) -> (Stack, BusId, Tree) {
+    let stack = Stack::with_workers(8);
+    let bus = stack.register(ImageProvider::new(Arc::clone(media), Some(128 << 10)).unwrap().bus());
+    stack.settle();
+    let tree = stack.tree();
+    (stack, bus, tree)
+}
+
+/// Reads a sector of a disk, and writes it: it works, or the disk is gone.
+pub(crate) fn used(disk: &dyn BlockDevice) {
+    let mut bytes = vec![0; usize::try_from(disk.geometry().sector_size).unwrap()];
+    let read = disk.read(Lba(3), &mut [IoSliceMut::new(&mut bytes)]);
+    let written = read.and_then(|()| disk.write(Lba(3), &[IoSlice::new(&bytes)], WriteFlags::FUA));
+    if let Err(e) = written {
+        assert_eq!(e.kind(), Kind::Gone, "{e}");
+    }
 }
 
 fn set(tree: &Tree, device: &str, values: &[(&str, &str)]) {
@@ -43,16 +63,16 @@ fn driver(device: &str) -> &'static str {
     if device == "region0" { "nd_region" } else { "nd_pmem" }
 }
 
-fn bind(tree: &Tree, device: &str) -> Result<()> {
+pub(crate) fn bind(tree: &Tree, device: &str) -> Result<()> {
     tree.write(&format!("bus/nd/drivers/{}/bind", driver(device)), &format!("{device}\0"))
 }
 
-fn unbind(tree: &Tree, device: &str) -> Result<()> {
+pub(crate) fn unbind(tree: &Tree, device: &str) -> Result<()> {
     tree.write(&format!("bus/nd/drivers/{}/unbind", driver(device)), &format!("{device}\0"))
 }
 
 /// A namespace in raw mode and one in sector mode.
-fn furnish(tree: &Tree) {
+pub(crate) fn furnish(tree: &Tree) {
     for (n, class) in [(1, ""), (2, "btt")] {
         let idle = tree.read("namespace0.0/size").is_ok_and(|size| size == "0\n");
         let ns = if idle { RAW.to_owned() } else { get(tree, "region0/namespace_seed") };
@@ -73,7 +93,7 @@ fn furnish(tree: &Tree) {
 }
 
 /// What may be said to who comes at the wrong moment.
-fn in_order(done: &Result<()>) {
+pub(crate) fn in_order(done: &Result<()>) {
     if let Err(e) = done {
         let usual =
             [Kind::Busy, Kind::Gone, Kind::NoDevice, Kind::NotFound, Kind::Unrecognised, Kind::Invalid];
@@ -146,11 +166,8 @@ impl User {
 /// One execution: a machine with two namespaces, threads that use them and take them apart, and its end.
 fn execute() {
     sync::begin();
-    let media = image();
-    let stack = Stack::with_workers(8);
-    let bus = stack.register(ImageProvider::new(Arc::clone(&media), Some(128 << 10)).unwrap().bus());
-    stack.settle();
-    let tree = stack.tree();
+    let media: Arc<dyn Media> = Arc::new(image());
+    let (stack, bus, tree) = machine(&media);
     furnish(&tree);
     let removed = thread_rng().gen_bool(0.2);
     let users: Vec<_> = (1..=3u8)
@@ -197,16 +214,32 @@ fn execute() {
     assert_eq!(Arc::strong_count(&media), 1, "the medium is kept by somebody");
 }
 
-fn run<S: Scheduler + 'static>(scheduler: S) -> usize {
+fn run<S: Scheduler + 'static>(scheduler: S, execute: fn()) -> usize {
     let mut config = Config::new();
     config.stack_size = 1 << 20;
     Runner::new(scheduler, config).run(execute)
 }
 
+/// What threads do together.
+#[derive(Clone, Copy, Debug)]
+pub enum Scene {
+    /// All that can be done, at random.
+    All,
+    /// One claim is bound and unbound by several.
+    Binders,
+    /// A disk is opened while its device is unbound.
+    Openers,
+}
+
 /// Runs so many schedules, half of them wholly random, half with few interruptions at random places; ten times as many in a
 /// long run. A failure prints the schedule, for `shuttle::replay`.
-pub fn check(name: &str, schedules: usize) {
+pub fn check(name: &str, scene: Scene, schedules: usize) {
+    let execute = match scene {
+        Scene::All => execute,
+        Scene::Binders => binders,
+        Scene::Openers => openers,
+    };
     let each = if nvstack_tally::long() { schedules * 10 } else { schedules } / 2;
-    let ran = run(RandomScheduler::new(each)) + run(PctScheduler::new(3, each));
+    let ran = run(RandomScheduler::new(each), execute) + run(PctScheduler::new(3, each), execute);
     nvstack_tally::tally("concurrency", name, "schedules", u64::try_from(ran).unwrap());
 }
