@@ -262,7 +262,12 @@ impl<M: Media> Btt<M> {
         if stripe.newest(premap).is_some() {
             return Ok(ExtentFlags::empty());
         }
-        let entry = arena.entry(&self.media, premap)?;
+        let entry = match arena.entry(&self.media, premap) {
+            Ok(entry) => entry,
+            // Who asks what is bad is told, and not refused for it.
+            Err(e) if e.kind() == Kind::Poison => return Ok(ExtentFlags::BAD),
+            Err(e) => return Err(e),
+        };
         Ok(match entry.state() {
             MapState::Zero(_) => ExtentFlags::HOLE | ExtentFlags::ZERO,
             MapState::Error(_) => ExtentFlags::BAD,

@@ -213,6 +213,26 @@ fn lost_bytes_under_a_sector_mark_its_entry_and_leave_the_others() {
 }
 
 #[test]
+fn sectors_whose_map_entries_are_lost_are_told_as_bad_beside_the_others() {
+    for domain in [Domain::Memory, Domain::PageCache] {
+        let device = Btt::open(made(domain, 4096), options()).unwrap();
+        let map = options().version.start() + device.infos()[0].layout.mapoff;
+        device.media().poison(map / 512 + 1);
+        let mut runs = Vec::new();
+        let told = device.extents(Lba(0), 300, &mut |e: Extent| {
+            runs.push((e.sectors, e.flags.contains(ExtentFlags::BAD)));
+            true
+        });
+        told.unwrap();
+        // 128 entries of four bytes in a unit.
+        let bad: Vec<u64> = runs.iter().filter(|(_, bad)| *bad).map(|(n, _)| *n).collect();
+        assert_eq!((runs[0], bad), ((128, false), vec![128]), "{runs:?}");
+        assert_eq!(read(&device, 128).unwrap_err().kind(), Kind::Poison);
+        read(&device, 127).unwrap();
+    }
+}
+
+#[test]
 fn a_read_only_device_marks_and_writes_nothing() {
     let mut media = made(Domain::Memory, 4096);
     media.poison(8 + 3);
