@@ -57,6 +57,15 @@ pub(crate) struct State {
 impl Handshake<'_> {
     /// Negotiates; `None` if the client gave up in an orderly way.
     pub(crate) fn run(mut self) -> Result<Option<Agreed>, End> {
+        self.negotiate().inspect_err(|end| {
+            // Where the next option begins is anybody's guess. What was answered before is still told.
+            if matches!(end, End::Malformed) {
+                let _ = self.outbox.send();
+            }
+        })
+    }
+
+    fn negotiate(&mut self) -> Result<Option<Agreed>, End> {
         self.outbox.put(&greeting(HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES))?;
         let flags = u32::from_be_bytes(*self.await_bytes::<4>()?);
         self.inbox.consume(4);

@@ -35,7 +35,7 @@ mod sync;
 
 pub use exports::Exports;
 pub use listen::Listen;
-pub use server::{Handle, Limits, Server};
+pub use server::{Handle, Limits, Server, serve_connection};
 
 /// Most bytes that go to or from a device in one call.
 pub const PIECE: usize = 256 << 10;

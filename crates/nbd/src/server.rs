@@ -245,13 +245,21 @@ fn admit(stream: Stream, shared: &Arc<Shared>) -> bool {
     let serve = move || {
         // How it ended concerns this client only, who has been told whatever the protocol can tell. The seat is
         // given back last, when the device and the buffers are gone, also by way of a panic.
-        let _ = connection(stream, &seat.0);
+        let _ = connection(stream, &seat.0.exports, &seat.0.limits, &seat.0.stop);
     };
     thread::Builder::new().name("nbd".into()).spawn(serve).is_ok()
 }
 
-fn connection(stream: Arc<Stream>, shared: &Shared) -> Result<(), End> {
-    let limits = &shared.limits;
+/// Serves one client on a socket that is connected already, a stream of the unix family, and returns when the connection is over.
+///
+/// For whoever accepts by other means than a [`Server`]: from inetd, over a socket pair. How it ended concerns the client only, who has been
+/// told whatever the protocol can tell. Of `limits`, those of one connection hold. Nothing is flushed but what the client flushes.
+pub fn serve_connection(socket: impl Into<OwnedFd>, exports: &Exports, limits: &Limits) {
+    let stop = AtomicBool::new(false);
+    let _ = connection(Arc::new(Stream::unix(socket)), exports, limits, &stop);
+}
+
+fn connection(stream: Arc<Stream>, exports: &Exports, limits: &Limits, stop: &AtomicBool) -> Result<(), End> {
     let mut inbox = Inbox::new(Arc::clone(&stream));
     let mut outbox = Outbox::new(Arc::clone(&stream));
     stream.send_within(limits.stall)?;
@@ -259,8 +267,8 @@ fn connection(stream: Arc<Stream>, shared: &Shared) -> Result<(), End> {
         stream: &stream,
         inbox: &mut inbox,
         outbox: &mut outbox,
-        exports: &shared.exports,
-        stop: &shared.stop,
+        exports,
+        stop,
         began: Instant::now(),
         within: limits.handshake,
         state: State::default(),
@@ -268,7 +276,7 @@ fn connection(stream: Arc<Stream>, shared: &Shared) -> Result<(), End> {
     let Some(agreed) = handshake.run()? else { return Ok(()) };
     stream.receive_within(limits.stall)?;
     agreed.export.join(&stream);
-    Session::new(inbox, outbox, &shared.stop, agreed).run()
+    Session::new(inbox, outbox, stop, agreed).run()
 }
 
 impl std::fmt::Debug for Server {

@@ -35,6 +35,36 @@ fn garbage_where_an_option_should_be_ends_the_connection() {
 }
 
 #[test]
+fn what_was_answered_before_garbage_is_told() {
+    let bed = Bed::new(Ram::new(16, 4096));
+    for garbage in [&b"no option is like this"[..], b"IHAVEOPT\0\0\0\x01\0\0\0\x05other"] {
+        let mut client = bed.greeted();
+        client.send(&[b"IHAVEOPT\0\0\0\x08\0\0\0\0", garbage].concat());
+        assert_eq!(client.option_reply(8), (1, Vec::new()));
+        client.assert_ended();
+    }
+    bed.await_connections(0);
+    assert_unharmed(&bed);
+}
+
+#[test]
+fn one_connection_can_be_served_without_a_server() {
+    let exports = nvstack_nbd::Exports::new();
+    exports.add("ram", "", Arc::new(Ram::new(16, 4096))).unwrap();
+    let (socket, server) = std::os::unix::net::UnixStream::pair().unwrap();
+    std::thread::scope(|scope| {
+        let served = scope.spawn(|| nvstack_nbd::serve_connection(server, &exports, &limits()));
+        let mut client = Client::greeted(socket);
+        client.go("ram").unwrap();
+        assert_eq!(client.write(1, 4096, &pattern(1, 4096)), 0);
+        assert_eq!(client.read(4096, 4096), Ok(pattern(1, 4096)));
+        assert!(!served.is_finished());
+        drop(client);
+        served.join().unwrap();
+    });
+}
+
+#[test]
 fn garbage_where_a_request_should_be_ends_the_connection_after_the_replies() {
     let bed = Bed::new(Ram::new(16, 4096));
     let mut client = bed.simple();
