@@ -261,7 +261,8 @@ fn say(mut stream: &UnixStream, answer: &Answer) -> std::io::Result<()> {
     stream.write_all(text.as_bytes())
 }
 
-fn serve(stream: &UnixStream, sys: &dyn Sys, changed: &dyn Fn()) {
+/// Answers one client, until it goes or says what is no line.
+pub(crate) fn serve(stream: &UnixStream, sys: &dyn Sys, changed: &dyn Fn()) {
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = String::new();

@@ -70,8 +70,12 @@ impl State {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(State::default()),
             Err(e) => return Err(failed(e)),
         }
-        let text = std::fs::read_to_string(path).map_err(failed)?;
-        let state: State = serde_json::from_str(&text).map_err(|e| {
+        State::parse(&std::fs::read_to_string(path).map_err(failed)?, path)
+    }
+
+    /// Reads the text of a state file.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<State> {
+        let state: State = serde_json::from_str(text).map_err(|e| {
             Error::new(Kind::Invalid, "read state file")
                 .path(format!("{}:{}:{}", path.display(), e.line(), e.column()))
                 .because(e)
