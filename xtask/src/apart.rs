@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lanes of one or more packages of the workspace, whose tests try so much that they are built for speed, and run apart.
+//! Lanes of one or more packages of the workspace, whose tests try so much that they run apart, most of them built for speed.
 
 use crate::report::{Context, Lane, Result};
 use crate::unit::{cargo, limit, tests};
@@ -11,6 +11,8 @@ pub(crate) enum Apart {
     Explore,
     /// Every interleaving of threads and every memory order.
     Concurrency,
+    /// Hostile bytes.
+    Fuzz,
 }
 
 impl Apart {
@@ -19,6 +21,7 @@ impl Apart {
         match self {
             Apart::Explore => &["nvstack-explore"],
             Apart::Concurrency => &["nvstack-loom", "nvstack-btt-shuttle", "nvstack-stack-shuttle"],
+            Apart::Fuzz => &["nvstack-hostile"],
         }
     }
 
@@ -34,9 +37,11 @@ impl Apart {
 
     /// Runs the lane.
     pub(crate) fn run(self, lane: &mut Lane) -> Result<()> {
+        // Where arithmetic must not overflow the checks for it stay in.
+        let profile = if self == Apart::Fuzz { "dev" } else { "release" };
         for package in self.packages()? {
-            lane.case(format_args!("cargo test --release -p {package}"), || {
-                tests(&mut cargo(["test", "--release", "--package", package, "--no-fail-fast"]))
+            lane.case(format_args!("cargo test --profile {profile} -p {package}"), || {
+                tests(&mut cargo(["test", "--profile", profile, "--package", package, "--no-fail-fast"]))
             });
         }
         Ok(())

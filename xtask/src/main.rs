@@ -9,6 +9,7 @@ mod content;
 mod counts;
 mod crash;
 mod fixtures;
+mod fuzz;
 mod guest;
 mod layout;
 mod nbd;
@@ -73,6 +74,15 @@ enum Chore {
         #[arg(long)]
         keep: bool,
     },
+    /// Run the fuzz targets under libFuzzer, two at a time. Ends 0 only if nothing is found
+    Fuzz {
+        /// Minutes for all of them together [default: 10; 30 in a long run]
+        #[arg(long)]
+        minutes: Option<f64>,
+        /// Run this target only (may be repeated)
+        #[arg(long)]
+        target: Vec<String>,
+    },
     /// Have Linux and ndctl state again the facts about DIMMs that are in fixtures/lab
     Record {
         /// Record this scene only (may be repeated)
@@ -100,6 +110,8 @@ enum LaneName {
     Concurrency,
     /// `nvstack crash-test` as its users run it
     Crash,
+    /// Hostile bytes: every target with inputs that are mutated here, and every input that was kept
+    Fuzz,
     /// Real NBD clients against `nvstack serve`, and kill -9 under load
     Nbd,
     /// A real Linux kernel under QEMU reads what we write, and the reverse
@@ -108,11 +120,12 @@ enum LaneName {
 
 impl LaneName {
     /// In the order in which they run.
-    const ALL: [LaneName; 6] = [
+    const ALL: [LaneName; 7] = [
         LaneName::Unit,
         LaneName::Explore,
         LaneName::Concurrency,
         LaneName::Crash,
+        LaneName::Fuzz,
         LaneName::Nbd,
         LaneName::Guest,
     ];
@@ -124,6 +137,7 @@ impl LaneName {
             LaneName::Explore => "explore",
             LaneName::Concurrency => "concurrency",
             LaneName::Crash => "crash",
+            LaneName::Fuzz => "fuzz",
             LaneName::Nbd => "nbd",
             LaneName::Guest => "guest",
         }
@@ -135,7 +149,7 @@ impl LaneName {
             LaneName::Explore => Ok(!Apart::Explore.packages()?.is_empty()),
             LaneName::Concurrency => Ok(!Apart::Concurrency.packages()?.is_empty()),
             LaneName::Crash => crash::present(),
-            LaneName::Unit | LaneName::Nbd | LaneName::Guest => Ok(true),
+            LaneName::Unit | LaneName::Fuzz | LaneName::Nbd | LaneName::Guest => Ok(true),
         }
     }
 }
@@ -153,6 +167,7 @@ fn main() -> ExitCode {
         Chore::Breaks { only, anew, keep } => {
             ("breaks", breaks::breaks(&breaks::Options { only, anew, keep }))
         }
+        Chore::Fuzz { minutes, target } => ("fuzz", fuzz::run(&fuzz::Options { minutes, targets: target })),
         Chore::Trust { render: true, .. } => ("trust", trust::write()),
         Chore::Trust { render: false, lane } => ("trust", trust::run(&lane)),
         Chore::Record { scene } => ("record", guest::record::run(&mut Packages::new(true), &scene)),
@@ -194,6 +209,7 @@ fn test(wanted: &[LaneName], no_install: bool) -> ExitCode {
             LaneName::Explore => Apart::Explore.run(lane),
             LaneName::Concurrency => Apart::Concurrency.run(lane),
             LaneName::Crash => crash::lane(lane),
+            LaneName::Fuzz => fuzz::lane(lane),
             LaneName::Nbd => nbd::run(lane, &mut packages),
             LaneName::Guest => guest::run(lane, &mut packages),
         });

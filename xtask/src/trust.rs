@@ -20,8 +20,6 @@ use crate::unit::workspace;
 
 /// What the text of `TESTING.md` is made of.
 const TEMPLATE: &str = include_str!("../trust/TESTING.md");
-/// The chore that is a lane of the long run, for as long as it takes.
-const FUZZ: &str = "fuzz";
 
 /// The last long run of a lane.
 #[derive(Clone, Serialize, Deserialize)]
@@ -47,7 +45,7 @@ struct Machine {
 /// Runs lanes (all, if none is named) for as long as they can be, and keeps what they counted. Of a lane that fails, what was
 /// known stays, with its day; that is a failure of the run.
 pub(crate) fn run(wanted: &[String]) -> Result<()> {
-    let lanes: Vec<&str> = LaneName::ALL.iter().map(|lane| lane.name()).chain([FUZZ]).collect();
+    let lanes = LaneName::ALL.map(LaneName::name);
     for name in wanted {
         ensure(lanes.contains(&name.as_str()), || {
             format!("there is no lane {name}; there are {}", lanes.join(", "))
@@ -86,14 +84,9 @@ pub(crate) fn run(wanted: &[String]) -> Result<()> {
 /// Runs a lane. None if there is no such lane in this workspace.
 fn lane(name: &str, commit: &str) -> Result<Option<Ran>> {
     let begun = Instant::now();
-    let args: &[&str] = if name == FUZZ { &[FUZZ] } else { &["test", "--long", "--lane", name] };
-    if name == FUZZ && !has_chore(FUZZ)? {
-        return Ok(None);
-    }
-    let (status, mut counts) = counted(args, true)?;
+    let (status, mut counts) = counted(&["test", "--long", "--lane", name], true)?;
     ensure(status.success(), || format!("{status}; what is known of it stays"))?;
     if counts.is_empty() {
-        ensure(name != FUZZ, || "it counted nothing".to_owned())?;
         return Ok(None);
     }
     let cases = counts.iter().filter(|count| count.part == LANES).map(|count| count.count).sum();
@@ -107,13 +100,6 @@ fn lane(name: &str, commit: &str) -> Result<Option<Ran>> {
         cases,
         counts,
     }))
-}
-
-/// Whether this program has a chore of this name.
-fn has_chore(name: &str) -> Result<bool> {
-    let mut help = Command::new(std::env::current_exe().context("this program")?);
-    help.args([name, "--help"]).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(help.status().context(name)?.success())
 }
 
 /// Writes `TESTING.md`.
@@ -182,7 +168,7 @@ fn table<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> String 
 /// When each lane ran, and where.
 fn lanes(kept: &[Ran]) -> String {
     let mut rows = vec![["lane", "day", "commit", "cases", "minutes"].map(str::to_owned)];
-    for name in LaneName::ALL.iter().map(|lane| lane.name()).chain([FUZZ]) {
+    for name in LaneName::ALL.map(LaneName::name) {
         rows.push(match kept.iter().find(|ran| ran.lane == name) {
             Some(ran) => [
                 name.to_owned(),

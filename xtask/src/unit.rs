@@ -31,7 +31,7 @@ pub(crate) fn run(lane: &mut Lane, packages: &Packages) -> Result<()> {
     });
     lane.case("cargo test --workspace", || {
         let mut test = cargo(["test", "--workspace", "--no-fail-fast"]);
-        for apart in [Apart::Explore, Apart::Concurrency] {
+        for apart in [Apart::Explore, Apart::Concurrency, Apart::Fuzz] {
             for package in apart.packages()? {
                 test.args(["--exclude", package]);
             }
