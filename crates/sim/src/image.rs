@@ -179,6 +179,21 @@ impl Image {
         runs.map(|run| (run.first().copied().unwrap_or(0), run.len() as u64)).collect()
     }
 
+    /// Where the pages begin that take space: those that ever held anything but zeros.
+    pub fn pages(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..)
+            .step_by(PAGE as usize)
+            .zip(self.pages.iter())
+            .filter(|(_, page)| page.is_some())
+            .map(|(at, _)| at)
+    }
+
+    /// Bytes of those pages.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        self.pages().count() as u64 * PAGE
+    }
+
     /// Whether the page with this byte is zeros that take no space.
     pub(crate) fn is_hole(&self, byte: u64) -> bool {
         self.pages.get(place(byte / UNIT).0).is_none_or(Option::is_none)

@@ -305,6 +305,7 @@ impl SimMedium {
             let now = state.now.unit(unit);
             if merge(now, value, mask) == now && (!streamed || state.pending.0.is_empty()) {
                 // Nothing new, and nothing that was stored there before and is not durable.
+                state.pending.touch(unit, self.0.model);
                 if from.len() <= 8 {
                     Self::remember(state, task, &[value]);
                 }

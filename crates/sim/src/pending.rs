@@ -78,6 +78,15 @@ impl Pending {
         }
     }
 
+    /// A unit is stored to with what it holds. A page cache writes its page again all the same.
+    pub(crate) fn touch(&mut self, unit: u64, model: Option<Model>) {
+        if model == Some(Model::Pages) {
+            for store in self.0.iter_mut().filter(|s| s.unit / PAGE == unit / PAGE) {
+                store.given_up = false;
+            }
+        }
+    }
+
     /// A task drains: what it covers is durable.
     pub(crate) fn drain(&mut self, model: Model, task: u64, sure: &mut Image, now: &Image) {
         if model == Model::Pages {
