@@ -6,6 +6,7 @@ use std::fmt;
 use nvstack_format::label::{AreaLayout, HEADER_LEN, Index, IndexHeader, Label, Version};
 use nvstack_format::{Dpa, Invalid};
 use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
+use uuid::Uuid;
 
 use crate::Member;
 use crate::mutants::{Mutant, current, forgive};
@@ -18,8 +19,22 @@ pub struct LabelArea<M> {
     pub(crate) media: M,
     pub(crate) layout: AreaLayout,
     pub(crate) blocks: [Result<Index, Invalid>; 2],
-    /// A write of an index block failed: it may be on the medium or not, durable or not.
-    pub(crate) unsure: bool,
+    /// Blocks of which bytes are lost, and nobody knows what they said.
+    lost: [bool; 2],
+    pub(crate) doubt: Doubt,
+    /// Namespaces whose deletion failed half-way.
+    pub(crate) leaving: Vec<Uuid>,
+}
+
+/// Whether what was read of the index blocks is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// It is.
+    None,
+    /// It was found on the medium: who stored it may have been killed before it was durable.
+    Opened,
+    /// A write of them failed: it may be on the medium or not, durable or not.
+    Failed,
 }
 
 impl<M: Media> fmt::Debug for LabelArea<M> {
@@ -43,16 +58,40 @@ impl<M: Media> LabelArea<M> {
     /// Errors: [`Kind::Invalid`] for a size that no area can have, and what the medium says. Bad index blocks are no
     /// error.
     pub fn open(media: M) -> Result<LabelArea<M>> {
-        let (layout, blocks) = read_state(&media)?;
-        Ok(LabelArea { media, layout, blocks, unsure: false })
+        let Blocks { layout, blocks, lost } = read_state(&media)?;
+        Ok(LabelArea { media, layout, blocks, lost, doubt: Doubt::Opened, leaving: Vec::new() })
+    }
+
+    /// An area whose index blocks were just written, and are durable.
+    pub(crate) fn written(media: M, layout: AreaLayout, blocks: [Index; 2]) -> LabelArea<M> {
+        let blocks = blocks.map(Ok);
+        LabelArea { media, layout, blocks, lost: [false; 2], doubt: Doubt::None, leaving: Vec::new() }
     }
 
     /// Reads the index blocks again, after the medium was written past this object.
     ///
-    /// Errors as [`LabelArea::open`]; what was known before then stays.
+    /// Errors as [`LabelArea::open`], and [`Kind::Poison`] if the block that counted can't be read any more: the other one
+    /// is older. What was known before then stays.
     pub fn reload(&mut self) -> Result<()> {
-        (self.layout, self.blocks) = read_state(&self.media)?;
+        let found = read_state(&self.media)?;
+        if let Some(number) = self.index().map(Index::number)
+            && found.lost.get(number) == Some(&true)
+        {
+            return Err(lost(&found.layout, number, "read label index"));
+        }
+        Blocks { layout: self.layout, blocks: self.blocks, lost: self.lost } = found;
+        if self.doubt == Doubt::None {
+            self.doubt = Doubt::Opened;
+        }
         Ok(())
+    }
+
+    /// Refuses a change on top of an index block beside which another one was lost: that one may be the newer of both.
+    pub(crate) fn check_lost(&self) -> Result<()> {
+        match self.lost.iter().position(|lost| *lost) {
+            Some(number) => Err(lost(&self.layout, number, "change labels")),
+            None => Ok(()),
+        }
     }
 
     /// The medium.
@@ -244,46 +283,67 @@ pub(crate) fn read_block<M: Media>(media: &M, layout: &AreaLayout, number: usize
     Ok(bytes)
 }
 
-type Blocks = (AreaLayout, [Result<Index, Invalid>; 2]);
+/// What stands where index blocks go.
+struct Blocks {
+    layout: AreaLayout,
+    blocks: [Result<Index, Invalid>; 2],
+    lost: [bool; 2],
+}
+
+impl Blocks {
+    fn any(&self) -> bool {
+        self.blocks.iter().any(Result::is_ok)
+    }
+}
+
+fn lost(layout: &AreaLayout, number: usize, operation: &'static str) -> Error {
+    Error::new(Kind::Poison, operation)
+        .at(MediaOffset(layout.index(number)))
+        .found(format_args!("lost bytes in index block {number}, which may be the newer one"))
+        .accepted("index blocks that can be read; zeros in its place let the other one count")
+}
 
 /// The index blocks of a medium, of the version that they are, and the geometry for it.
 fn read_state<M: Media>(media: &M) -> Result<Blocks> {
     let [first, second] = Version::ALL;
     // Linux tries the small labels first and takes them if only one block is valid for them.
     let small = read_blocks(media, first)?;
-    let (layout, blocks) = match small {
-        found @ (_, [Ok(_), _] | [_, Ok(_)]) => found,
-        (layout, neither) => match read_blocks(media, second)? {
-            found @ (_, [Ok(_), _] | [_, Ok(_)]) => found,
-            // Neither kind: what is told of the blocks should be about the kind that they say they are.
-            other if claims(media, second)? => other,
-            _ => (layout, neither),
-        },
+    let found = if small.any() {
+        small
+    } else {
+        let other = read_blocks(media, second)?;
+        // Neither kind: what is told of the blocks should be about the kind that they say they are.
+        if other.any() || claims(media, second)? { other } else { small }
     };
-    if blocks.iter().all(Result::is_err) {
+    if !found.any() {
         // Lost bytes are not a blank area: who took them for one would serve the DIMM without its labels.
         for number in [0, 1] {
-            read_block(media, &layout, number)?;
+            read_block(media, &found.layout, number)?;
         }
     }
-    Ok((layout, blocks))
+    Ok(found)
 }
 
 fn read_blocks<M: Media>(media: &M, version: Version) -> Result<Blocks> {
     let layout = layout(media, version)?;
-    let blocks = [parse_block(media, &layout, 0)?, parse_block(media, &layout, 1)?];
-    Ok((layout, blocks))
+    let ((first, first_lost), (second, second_lost)) =
+        (parse_block(media, &layout, 0)?, parse_block(media, &layout, 1)?);
+    Ok(Blocks { layout, blocks: [first, second], lost: [first_lost, second_lost] })
 }
 
-/// Lost bytes in one index block make it a bad one; the other still counts.
-fn parse_block<M: Media>(media: &M, layout: &AreaLayout, number: usize) -> Result<Result<Index, Invalid>> {
+/// Lost bytes in one index block make it a bad one; the other still counts, for who only reads.
+fn parse_block<M: Media>(
+    media: &M,
+    layout: &AreaLayout,
+    number: usize,
+) -> Result<(Result<Index, Invalid>, bool)> {
     match read_block(media, layout, number) {
         Ok(mut bytes) => {
             forgive(&mut bytes, Mutant::IndexChecksum, 64, None);
-            Ok(Index::parse(&bytes, layout, number))
+            Ok((Index::parse(&bytes, layout, number), false))
         }
         Err(e) if e.kind() == Kind::Poison => {
-            Ok(Err(Invalid::new("label index block", "bytes", 0, e, "bytes that can be read")))
+            Ok((Err(Invalid::new("label index block", "bytes", 0, e, "bytes that can be read")), true))
         }
         Err(e) => Err(e),
     }

@@ -54,12 +54,21 @@ impl<M: Media> LabelArea<M> {
         if len == 0 {
             return Ok(());
         }
+        let done = self.zero_bytes(at, len);
+        self.end(done)
+    }
+
+    fn zero_bytes(&self, at: MediaOffset, len: u64) -> Result<()> {
         if self.holds_indexes(at, len)? {
             wipe(self.media())?;
         }
         self.media().zero(at, len)?;
-        self.media().drain()?;
-        self.reload()
+        self.media().drain().map_err(|e| e.at(at))
+    }
+
+    /// Reads the area again after it was written past its index blocks' order, be it in part.
+    fn end(&mut self, done: Result<()>) -> Result<()> {
+        done.and_then(|()| self.reload()).inspect_err(|_| self.failed())
     }
 
     /// Overwrites bytes of the area, and reads it again. Nothing in them is checked: it is for putting back what was
@@ -75,6 +84,11 @@ impl<M: Media> LabelArea<M> {
         if bytes.is_empty() {
             return Ok(());
         }
+        let done = self.put_bytes(at, bytes, len);
+        self.end(done)
+    }
+
+    fn put_bytes(&self, at: MediaOffset, bytes: &[u8], len: u64) -> Result<()> {
         if self.holds_indexes(at, len)? {
             wipe(self.media())?;
             // All blocks lie in the range and the range begins with them.
@@ -103,7 +117,7 @@ impl<M: Media> LabelArea<M> {
         } else {
             put(self.media(), at, bytes, Mutant::FreshDrain)?;
         }
-        self.reload()
+        Ok(())
     }
 
     /// Whether a range has every byte where an index block of either version may stand.

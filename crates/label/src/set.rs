@@ -156,6 +156,7 @@ impl<'a, M: Media> LabelSet<'a, M> {
     /// explains it, and over several DIMMs [`Kind::Invalid`] if the new namespace shares no bytes with the old one: they
     /// are what its labels are known by after a cut.
     pub fn write_as(&mut self, old: Option<Uuid>, namespace: &NamespaceLabel) -> Result<()> {
+        self.make_sure("write label")?;
         let own = self.replaced(old, namespace)?;
         let plan = self.plan(namespace, &own)?;
         let mut order: Vec<usize> = (0..plan.len()).collect();
@@ -184,9 +185,9 @@ impl<'a, M: Media> LabelSet<'a, M> {
     /// What a cut has left of a uuid that was to replace another one, or to be replaced, is settled first, since only one of
     /// the two exists: see [`LabelSet::write_as`].
     ///
-    /// [`Kind::NotFound`] if none has.
+    /// [`Kind::NotFound`] if none has, which then is durable. A deletion that failed is ended by another try.
     pub fn delete(&mut self, uuid: Uuid) -> Result<()> {
-        self.writable("delete label")?;
+        self.make_sure("delete label")?;
         if let Some(namespace) = self.assemble()?.namespaces.iter().find(|n| has(n, uuid))
             && namespace.labels.iter().any(|label| label.uuid != namespace.uuid)
         {
@@ -200,7 +201,7 @@ impl<'a, M: Media> LabelSet<'a, M> {
             let position = labels.iter().map(|label| label.position).min();
             found.extend(position.map(|p| (p, dimm, labels.iter().map(|label| label.slot).collect())));
         }
-        if found.is_empty() {
+        if found.is_empty() && !self.areas.iter().any(|member| member.area.leaving.contains(&uuid)) {
             return Err(
                 Error::new(Kind::NotFound, "delete labels").accepted(format_args!("a label of {uuid}"))
             );
@@ -211,8 +212,11 @@ impl<'a, M: Media> LabelSet<'a, M> {
         }
         for (_, dimm, slots) in found {
             if let Some(member) = self.areas.get_mut(dimm) {
-                member.area.free_slots(&slots).map_err(|e| on(dimm, e))?;
+                member.area.free_slots(&slots, Some(uuid)).map_err(|e| on(dimm, e))?;
             }
+        }
+        for member in &mut self.areas {
+            member.area.leaving.retain(|left| *left != uuid);
         }
         Ok(())
     }
@@ -335,6 +339,15 @@ impl<'a, M: Media> LabelSet<'a, M> {
             if member.area.media().read_only() {
                 return Err(on(dimm, Error::new(Kind::ReadOnly, operation)));
             }
+        }
+        Ok(())
+    }
+
+    /// The same, and has every DIMM make sure that what it says is durable.
+    fn make_sure(&mut self, operation: &'static str) -> Result<()> {
+        self.writable(operation)?;
+        for (dimm, member) in self.areas.iter_mut().enumerate() {
+            member.area.make_sure().map_err(|e| on(dimm, e))?;
         }
         Ok(())
     }

@@ -11,21 +11,22 @@
 //! A half-written index block fails its checksum, and the other one, still whole, goes on to count.
 
 use nvstack_format::guid::ClaimClass;
-use nvstack_format::label::{Flags, HEADER_LEN, Index, Label, Version};
-use nvstack_media::{Error, Kind, Media, MediaOffset, Result};
+use nvstack_format::label::{AreaLayout, Flags, HEADER_LEN, Index, Label, Version};
+use nvstack_media::{Domain, Error, Kind, Media, MediaOffset, Result};
 use uuid::Uuid;
 
 use crate::LabelArea;
-use crate::area::layout;
+use crate::area::{Doubt, layout, read_block};
 use crate::mutants::{Mutant, encode, keeps};
 
 impl<M: Media> LabelArea<M> {
-    /// Makes a new area without labels on a blank medium.
+    /// Makes a new area without labels on a blank medium. What an earlier call has made of it, whole or cut short, is no
+    /// obstacle as long as nothing was changed since.
     ///
-    /// [`Kind::Exists`] if index blocks, or anything else, stand where they would go: see [`LabelArea::init_over`].
+    /// [`Kind::Exists`] if other index blocks, or anything else, stand where they would go: see [`LabelArea::init_over`].
     pub fn init(media: M, version: Version) -> Result<LabelArea<M>> {
         let area = LabelArea::open(media)?;
-        if area.is_blank()? {
+        if area.is_blank()? || is_begun(&area.media, version)? {
             return write_fresh(area.media, version);
         }
         let found = match area.index() {
@@ -54,6 +55,7 @@ impl<M: Media> LabelArea<M> {
     /// label that cannot be, that this version cannot hold, or that claims bytes of another one.
     pub fn write_namespace(&mut self, label: &Label) -> Result<()> {
         let own = [label.uuid];
+        self.make_sure()?;
         self.admit(label, &own)?;
         self.update(label, &own, true)?;
         self.update(label, &own, false)
@@ -74,7 +76,7 @@ impl<M: Media> LabelArea<M> {
         let place = MediaOffset(self.layout.slot(slot).unwrap_or(u64::MAX));
         let bytes = Label { slot, ..label }.encode(version);
         if !keeps(Mutant::FreeFirst) {
-            self.free_slots(&own)?;
+            self.free_slots(&own, None)?;
             next = self.staged()?.0;
         }
         if keeps(Mutant::UsedFirst) {
@@ -93,26 +95,34 @@ impl<M: Media> LabelArea<M> {
 
     /// Removes the labels of one namespace. One update; the labels' bytes stay behind in free slots, as with Linux.
     ///
-    /// [`Kind::NotFound`] if there are none.
+    /// [`Kind::NotFound`] if there are none, which then is durable. A deletion that failed is ended by another try.
     pub fn delete(&mut self, uuid: Uuid) -> Result<()> {
         self.staged()?;
+        self.make_sure()?;
         let own = self.slots_of(&[uuid])?;
-        if own.is_empty() {
+        if !own.is_empty() {
+            self.free_slots(&own, Some(uuid))?;
+        } else if !self.leaving.contains(&uuid) {
             return Err(
                 Error::new(Kind::NotFound, "delete label").accepted(format_args!("a label of {uuid}"))
             );
         }
-        self.free_slots(&own)
+        self.leaving.retain(|left| *left != uuid);
+        Ok(())
     }
 
-    /// Frees some slots in one update.
-    pub(crate) fn free_slots(&mut self, slots: &[u32]) -> Result<()> {
+    /// Frees some slots in one update; `leaving` is the namespace that is deleted by that.
+    pub(crate) fn free_slots(&mut self, slots: &[u32], leaving: Option<Uuid>) -> Result<()> {
         self.make_sure()?;
         let (mut next, _) = self.staged()?;
         for slot in slots {
             next.mark(*slot, true);
         }
-        self.commit(next)
+        let done = self.commit(next);
+        if done.is_err() {
+            self.leaving.extend(leaving);
+        }
+        done
     }
 
     /// Refuses what would leave the area in a state that a reader gives up, or half-way through. The labels of the
@@ -181,6 +191,7 @@ impl<M: Media> LabelArea<M> {
 
     /// The index block that the next update writes, as yet unchanged.
     pub(crate) fn staged(&self) -> Result<(Index, Version)> {
+        self.check_lost()?;
         match self.index() {
             Some(index) if !keeps(Mutant::IndexInPlace) => Ok((index.clone(), index.layout().version)),
             Some(index) => Ok((index.successor(), index.layout().version)),
@@ -203,15 +214,36 @@ impl<M: Media> LabelArea<M> {
             .collect())
     }
 
-    /// After a failed write: what is read now is what counts, and is made durable before the older state goes. Otherwise the
-    /// next change could put its label into a slot that is in use, or give up the only block that is durable.
-    fn make_sure(&mut self) -> Result<()> {
-        if self.unsure && keeps(Mutant::LocalChange) {
-            self.reload()?;
-            self.media.persist(MediaOffset(0), self.layout.labeloff())?;
-            self.unsure = false;
+    /// Before the older state goes: what counts is made durable if that is in doubt. Otherwise the next change could give up
+    /// the only block that is, or after a failed write put its label into a slot that is in use.
+    pub(crate) fn make_sure(&mut self) -> Result<()> {
+        match self.doubt {
+            Doubt::None => return Ok(()),
+            Doubt::Failed if !keeps(Mutant::LocalChange) => return Ok(()),
+            Doubt::Failed => self.reload()?,
+            Doubt::Opened => {}
         }
+        if self.media.read_only() {
+            return Ok(());
+        }
+        if let Some(number) =
+            self.index().map(Index::number).filter(|_| self.media.domain() == Domain::PageCache)
+        {
+            // A page that could not be written, by a process that is no more, counts as written until it is stored to.
+            let bytes = read_block(&self.media, &self.layout, number)?;
+            self.media.store(MediaOffset(self.layout.index(number)), &bytes)?;
+        }
+        self.media.persist(MediaOffset(0), self.layout.labeloff()).map_err(|e| e.at(MediaOffset(0)))?;
+        self.doubt = Doubt::None;
         Ok(())
+    }
+
+    /// A write failed: what stands there is what counts, if it can be read at all.
+    pub(crate) fn failed(&mut self) {
+        self.doubt = Doubt::Failed;
+        if keeps(Mutant::LocalChange) {
+            let _ = self.reload();
+        }
     }
 
     /// Makes `next` the current index block.
@@ -219,11 +251,7 @@ impl<M: Media> LabelArea<M> {
         let number = next.number();
         let place = MediaOffset(self.layout.index(number));
         if let Err(e) = put(&self.media, place, &encode(&next), Mutant::IndexDrain) {
-            self.unsure = true;
-            // What stands there is what counts, if it can be read at all.
-            if keeps(Mutant::LocalChange) {
-                let _ = self.reload();
-            }
+            self.failed();
             return Err(e);
         }
         if let Some(block) = self.blocks.get_mut(number) {
@@ -238,17 +266,36 @@ impl<M: Media> LabelArea<M> {
 pub(crate) fn put<M: Media>(media: &M, at: MediaOffset, bytes: &[u8], drain: Mutant) -> Result<()> {
     media.store(at, bytes)?;
     let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    if keeps(drain) { media.persist(at, len) } else { media.flush(at, len) }
+    let done = if keeps(drain) { media.persist(at, len) } else { media.flush(at, len) };
+    done.map_err(|e| e.at(at))
 }
 
-/// Writes two index blocks, the first of them current. Linux and ndctl number them 3 and 2.
+/// A new area's index blocks, the first of them current. Linux and ndctl number them 3 and 2.
+fn fresh(layout: AreaLayout) -> [Index; 2] {
+    [Index::fresh(layout, 0, 3), Index::fresh(layout, 1, 2)]
+}
+
+/// Whether there is nothing where index blocks go but some words of those of a new area.
+fn is_begun<M: Media>(media: &M, version: Version) -> Result<bool> {
+    let layout = layout(media, version)?;
+    for block in fresh(layout) {
+        let (found, new) = (read_block(media, &layout, block.number())?, block.encode());
+        let words = found.chunks(8).zip(new.chunks(8));
+        if found.len() != new.len() || words.into_iter().any(|(f, n)| f != n && f.iter().any(|b| *b != 0)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Writes a new area's index blocks.
 fn write_fresh<M: Media>(media: M, version: Version) -> Result<LabelArea<M>> {
     let layout = layout(&media, version)?;
-    let blocks = [Index::fresh(layout, 0, 3), Index::fresh(layout, 1, 2)];
+    let blocks = fresh(layout);
     for block in &blocks {
         put(&media, MediaOffset(layout.index(block.number())), &block.encode(), Mutant::FreshDrain)?;
     }
-    Ok(LabelArea { media, layout, blocks: blocks.map(Ok), unsure: false })
+    Ok(LabelArea::written(media, layout, blocks))
 }
 
 /// Zeroes every place where an index block of either version may stand. The current block goes after the other one of its

@@ -275,15 +275,52 @@ fn rewrite(dimm: &Dimm<'_>, write: impl FnOnce() -> Result<()>) -> Result<()> {
     bind(dimm)
 }
 
-/// Both index blocks of an area without labels. A cut between them leaves an area that is new, or what it
-/// was, perhaps one change before.
+/// Zeroes the headers of both index blocks, the current one last, if all of both is going to be overwritten. So a cut leaves the
+/// old labels or none, never those of one change before. In a range that has only some of it there is no order that helps.
+fn retire(dimm: &Dimm<'_>, from: u64, len: u64) -> Result<()> {
+    let area = match Area::open(dimm) {
+        Ok(area) => area,
+        // With lost bytes at most one of the blocks can be valid, and there is no older one.
+        Err(e) if e.kind() == Kind::Poison => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let Some(current) = area.current().map(Index::number) else { return Ok(()) };
+    if from == 0 && len >= area.layout.labeloff() {
+        for number in [1usize.saturating_sub(current), current] {
+            dimm.sys().label_write(dimm.name(), area.layout.index(number), &[0; HEADER_LEN])?;
+        }
+    }
+    Ok(())
+}
+
+/// Both index blocks of an area without labels. A cut leaves an area that is new, none, or what it was.
 fn write_fresh(dimm: &Dimm<'_>, version: Version) -> Result<()> {
-    let layout = layout(area_len(dimm)?, version)?;
+    let size = area_len(dimm)?;
+    let layout = layout(size, version)?;
+    retire(dimm, 0, size)?;
     for (number, seq) in [(0, 3), (1, 2)] {
         let bytes = Index::fresh(layout, number, seq).encode();
         dimm.sys().label_write(dimm.name(), layout.index(number), &bytes)?;
     }
     Ok(())
+}
+
+/// In which parts the bytes of a whole area are written: what follows its index blocks, the current one of those, the other.
+fn parts(size: u64, bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    for version in Version::ALL {
+        let Ok(layout) = layout(size, version) else { continue };
+        let Ok(len) = usize::try_from(layout.index_len) else { continue };
+        let head = len.saturating_mul(2);
+        let block = |number, range| bytes.get(range).and_then(|b| Index::parse(b, &layout, number).ok());
+        let blocks = [block(0, 0..len), block(1, len..head)];
+        let [first, second] = &blocks;
+        match select(first.as_ref(), second.as_ref()) {
+            Some(0) => return vec![head..bytes.len(), 0..len, len..head],
+            Some(_) => return vec![head..bytes.len(), len..head, 0..len],
+            None => {}
+        }
+    }
+    std::iter::once(0..bytes.len()).collect()
 }
 
 /// `init-labels`: makes label areas without labels.
@@ -338,6 +375,7 @@ pub fn zero_labels(sys: &dyn Sys, o: &LabelOptions, reporter: &mut dyn Reporter)
         let (mut at, len) = range(dimm, o)?;
         let end = at.saturating_add(len);
         rewrite(dimm, || {
+            retire(dimm, at, len)?;
             while at < end {
                 let step = end.saturating_sub(at).min(CHUNK);
                 let zeros = vec![0; usize::try_from(step).unwrap_or(0)];
@@ -371,8 +409,22 @@ pub fn write_labels(
     let outcome = each(sys, o, reporter, |dimm, _| {
         check_free(dimm)?;
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        check_range(area_len(dimm)?, "write label area", MediaOffset(o.offset), len)?;
-        rewrite(dimm, || sys.label_write(dimm.name(), o.offset, bytes))
+        let size = area_len(dimm)?;
+        check_range(size, "write label area", MediaOffset(o.offset), len)?;
+        rewrite(dimm, || {
+            if o.offset != 0 {
+                return sys.label_write(dimm.name(), o.offset, bytes);
+            }
+            retire(dimm, o.offset, len)?;
+            for part in parts(size, bytes) {
+                let at = u64::try_from(part.start).unwrap_or(u64::MAX);
+                match bytes.get(part) {
+                    Some(part) if !part.is_empty() => sys.label_write(dimm.name(), at, part)?,
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
     })?;
     reporter.count(&format_args!("wrote {}", counted_dimms(outcome.count)));
     Ok(outcome)

@@ -17,7 +17,7 @@ const START: Dpa = Dpa(MIB);
 const SIZE: u64 = 64 * MIB;
 
 /// Some DIMMs' label areas, one behind the other on one medium, so that a cut sees the order over all of them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) ways: u64,
     pub(crate) area: u64,
@@ -38,9 +38,7 @@ impl Shape {
         media: &M,
         with: impl FnOnce(&mut LabelSet<'_, Part<&M>>) -> T,
     ) -> T {
-        let mut areas = self.parts(media);
-        let areas = areas.iter_mut().map(|area| SetArea { area, start: START, size: SIZE }).collect();
-        with(&mut LabelSet::new(areas, COOKIES).unwrap())
+        with(&mut set(&mut self.parts(media)))
     }
 
     /// The bytes of new areas with some namespaces.
@@ -65,6 +63,12 @@ impl Shape {
             size: mib * MIB * self.ways,
         }
     }
+}
+
+/// Some areas as a region's.
+pub(crate) fn set<M: Media>(areas: &mut [LabelArea<M>]) -> LabelSet<'_, M> {
+    let areas = areas.iter_mut().map(|area| SetArea { area, start: START, size: SIZE }).collect();
+    LabelSet::new(areas, COOKIES).unwrap()
 }
 
 /// The slots in use on each DIMM, and the flags of the labels in them.

@@ -51,6 +51,11 @@ impl Fake {
         self.0.borrow_mut().busy.push(dev.to_owned());
     }
 
+    /// Gives a DIMM a blank label area of another size.
+    pub(crate) fn resize_labels(&self, dimm: &str, len: usize) {
+        self.0.borrow_mut().labels.insert(dimm.to_owned(), vec![0; len]);
+    }
+
     pub(crate) fn labels(&self, dimm: &str) -> Vec<u8> {
         self.0.borrow().labels[dimm].clone()
     }
