@@ -32,7 +32,7 @@ pub struct CreateOptions {
 /// returns what was written.
 ///
 /// The room for descriptors is initialised first and the info block written last, its signature at the very end: so a
-/// power cut leaves none or a whole one. Data are not touched. A hole in a sparse file stays one. Lost bytes are healed
+/// power cut leaves none or a whole one, and so does an error. Data are not touched. A hole in a sparse file stays one. Lost bytes are healed
 /// where something is written.
 ///
 /// [`Exists`](ErrorKind::Exists) if one of this namespace is there, [`NoSpace`](ErrorKind::NoSpace) if no room is left for
@@ -85,8 +85,13 @@ fn lay_out<M: Media>(media: &M, options: &CreateOptions) -> Result<Info> {
     let Some((signature, rest)) = bytes.split_first_chunk::<8>() else { return Ok(info) };
     media.store(block.plus(8), rest)?;
     persist(media, block, length, Mutant::BlockDrain)?;
-    media.store_u64(block, u64::from_le_bytes(*signature))?;
-    persist(media, block, 8, Mutant::SignatureDrain)?;
+    let signed = media.store_u64(block, u64::from_le_bytes(*signature));
+    let signed = signed.and_then(|()| persist(media, block, 8, Mutant::SignatureDrain));
+    if signed.is_err() {
+        // Nothing was made, as far as is known; whoever tries again is not to find it. If that fails as well it is whole.
+        let _ = media.store_u64(block, 0).and_then(|()| media.persist(block, 8));
+    }
+    signed?;
     if table && !keeps(Mutant::TableFirst) {
         zero_table()?;
         media.drain()?;
