@@ -81,7 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
                     match one(name, share, &folder) {
                         Ok(executions) => {
-                            tally("fuzz", &format!("{name}, by coverage"), "executions", executions)
+                            tally("fuzz", &format!("{name}, by coverage"), "executions", executions);
                         }
                         Err(why) => {
                             println!("{name}: {why}");
