@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
 
 use nvstack_btt_sim::sim::Mutant;
 use nvstack_media::Result;
@@ -164,7 +163,7 @@ impl<'w> Explorer<'w> {
     }
 
     /// Runs through all there is. The shortest failure, if any, is in `worst` then.
-    pub(crate) fn explore(&mut self, stop_at: Option<Instant>) {
+    pub(crate) fn explore(&mut self, is_over: &dyn Fn() -> bool) {
         let mut stacks = Stacks::of_thread();
         match self.bounds.schedules {
             Some(schedules) => {
@@ -174,7 +173,7 @@ impl<'w> Explorer<'w> {
                         random = mix(random);
                         ((random >> 16) % ready as u64) as usize
                     });
-                    if self.is_over(stop_at) {
+                    if self.is_over(is_over) {
                         return;
                     }
                 }
@@ -189,7 +188,7 @@ impl<'w> Explorer<'w> {
                     let Some(fork) = forks.last_mut() else { return };
                     let Some(next) = fork.left.pop() else { return };
                     fork.taken = next;
-                    if self.is_over(stop_at) {
+                    if self.is_over(is_over) {
                         return;
                     }
                 }
@@ -197,8 +196,8 @@ impl<'w> Explorer<'w> {
         }
     }
 
-    fn is_over(&mut self, stop_at: Option<Instant>) -> bool {
-        let over = self.counts.states >= self.bounds.states || stop_at.is_some_and(|at| Instant::now() >= at);
+    fn is_over(&mut self, is_over: &dyn Fn() -> bool) -> bool {
+        let over = self.counts.states >= self.bounds.states || is_over();
         self.counts.cut_short += u64::from(over);
         over
     }

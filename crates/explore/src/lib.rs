@@ -28,11 +28,13 @@ mod oracle;
 pub mod pages;
 mod run;
 mod schedule;
+mod share;
 mod workload;
 
 pub use case::{Case, Violation, mutant};
 pub use explorer::{Bounds, Counts};
 pub use nvstack_btt_sim::sim::{MUTANTS, Mutant};
 pub use nvstack_sim::Model;
-pub use run::{Config, Progress, Replay, Scope, Summary, ViolationSummary, reachable, replay, run};
+pub use run::{Config, Progress, Replay, Scope, Summary, reachable, replay, run};
+pub use share::ViolationSummary;
 pub use workload::{Op, Start, Workload, all_tasks, random};

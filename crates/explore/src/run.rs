@@ -2,8 +2,8 @@
 //! From a configuration to a summary.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nvstack_btt_sim::sim::Mutant;
@@ -16,6 +16,7 @@ use crate::creation::Creation;
 use crate::damage::{self, Damager};
 use crate::explorer::{Bounds, Counts, Explorer};
 use crate::schedule::Thread;
+use crate::share::{Done, Limits, ViolationSummary, line, share};
 use crate::workload::{Op, Start, Workload, all_tasks, random};
 
 /// What is explored.
@@ -90,6 +91,8 @@ pub struct Config {
     pub stop_at_first: bool,
     /// No workload is begun after this time.
     pub time: Option<Duration>,
+    /// Set by whoever wants it to end now, with what was found so far.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Config {
@@ -120,6 +123,7 @@ impl Config {
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             stop_at_first: true,
             time: Some(Duration::from_secs(55)),
+            stop: Arc::default(),
         }
     }
 
@@ -298,30 +302,13 @@ pub struct Progress {
     pub counts: Counts,
 }
 
-/// A failure, as a summary tells it.
-#[derive(Clone, Debug, Serialize)]
-pub struct ViolationSummary {
-    /// The line for [`replay`].
-    pub seed: String,
-    /// What was wrong.
-    pub what: String,
-    /// The tasks.
-    pub workload: String,
-    /// The stores that the image does not have: offset, value, and source line.
-    pub lost: Vec<String>,
-}
-
 impl From<&Violation> for ViolationSummary {
     fn from(v: &Violation) -> ViolationSummary {
-        let lost = v.lost.iter().map(|l| {
-            let file = l.site.file().rsplit('/').next().unwrap_or_default();
-            format!("{:#x} = {:#018x} from {file}:{}", l.at, l.value, l.site.line())
-        });
         ViolationSummary {
             seed: v.case.to_string(),
             what: v.what.clone(),
             workload: v.case.workload.to_string(),
-            lost: lost.collect(),
+            lost: v.lost.iter().map(line).collect(),
         }
     }
 }
@@ -355,6 +342,8 @@ pub struct Summary {
     pub cut_short: u64,
     /// Whether the time ran out first.
     pub out_of_time: bool,
+    /// Whether somebody said stop.
+    pub interrupted: bool,
     /// Seconds.
     pub elapsed: f64,
     /// The shortest failure of each workload that failed, fewest requests first.
@@ -370,7 +359,7 @@ fn explore(
     model: Model,
     mutant: Option<Mutant>,
     bounds: &Bounds,
-    stop_at: Option<Instant>,
+    is_over: &dyn Fn() -> bool,
 ) -> Result<(Counts, Option<Violation>)> {
     match workload.special() {
         Some(Op::Create) => Creation::new(workload.start, model)?.explore(workload, mutant, bounds),
@@ -378,7 +367,7 @@ fn explore(
         Some(_) => Ok(Damager::new(workload, model)?.explore(mutant, bounds)),
         None => {
             let mut explorer = Explorer::new(workload, model, mutant, *bounds)?;
-            explorer.explore(stop_at);
+            explorer.explore(is_over);
             Ok((explorer.counts, explorer.worst))
         }
     }
@@ -394,47 +383,17 @@ pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Sum
     let begun = Instant::now();
     let stop_at = config.time.map(|time| begun + time);
     let jobs = config.jobs();
-    let (next, failed, late) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
-    let total = Mutex::new((0usize, Counts::default(), Vec::<(usize, Violation)>::new(), None::<Error>));
-    let work = || {
-        let _thread = Thread::hold(config.mutant);
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some((model, workload, bounds)) = jobs.get(number) else { return };
-            if config.stop_at_first && failed.load(Ordering::Relaxed) {
-                return;
-            }
-            if stop_at.is_some_and(|at| Instant::now() >= at) {
-                late.store(true, Ordering::Relaxed);
-                return;
-            }
-            let outcome = explore(workload, *model, config.mutant, bounds, stop_at);
-            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-            match outcome {
-                Ok((counts, worst)) => {
-                    total.0 += 1;
-                    total.1.add(&counts);
-                    failed.fetch_or(worst.is_some(), Ordering::Relaxed);
-                    total.2.extend(worst.map(|v| (number, v)));
-                }
-                Err(e) => {
-                    total.3.get_or_insert(e);
-                    failed.store(true, Ordering::Relaxed);
-                }
-            }
-            progress(&Progress { done: total.0, of: jobs.len(), counts: total.1 });
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..config.threads.max(1) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    let (workloads, counts, mut found, error) = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some(e) = error {
-        return Err(e);
-    }
+    let limits =
+        Limits { threads: config.threads, stop_at_first: config.stop_at_first, stop_at, stop: &config.stop };
+    let is_over = || stop_at.is_some_and(|at| Instant::now() >= at) || config.stop.load(Ordering::Relaxed);
+    let Done { workloads, counts, mut found, out_of_time, interrupted } = share(
+        &jobs,
+        &limits,
+        || Thread::hold(config.mutant),
+        |(model, workload, bounds)| explore(workload, *model, config.mutant, bounds, &is_over),
+        Counts::add,
+        |done, counts| progress(&Progress { done, of: jobs.len(), counts: *counts }),
+    )?;
     found.sort_by_key(|(number, v)| (v.case.workload.operations(), *number));
     Ok(Summary {
         workloads,
@@ -449,7 +408,8 @@ pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Sum
         runs: counts.runs,
         sampled: counts.sampled,
         cut_short: counts.cut_short,
-        out_of_time: late.into_inner(),
+        out_of_time,
+        interrupted,
         elapsed: begun.elapsed().as_secs_f64(),
         violations: found.iter().map(|(_, v)| v.into()).collect(),
         first: found.into_iter().next().map(|(_, v)| v),
@@ -464,7 +424,7 @@ pub fn reachable(workload: &Workload, model: Model, prune: bool) -> Result<HashS
     let bounds = Config { prune, ..Config::quick() }.bounds(&Scope::These(Vec::new()));
     let mut explorer = Explorer::new(workload, model, None, bounds)?;
     explorer.pairs = Some(HashSet::new());
-    explorer.explore(None);
+    explorer.explore(&|| false);
     match explorer.worst {
         None => Ok(explorer.pairs.unwrap_or_default()),
         Some(v) => Err(Error::new(Kind::Corrupt, "explore").found(v.what).accepted(v.case)),

@@ -9,6 +9,7 @@ use nvstack_media::{Error, Kind};
 use nvstack_sim::{Lost, Model};
 
 use super::workload::Workload;
+use crate::share::line;
 
 /// A moment of a workload, and the images that a cut then leaves. Its text is the seed that a person types.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,10 +87,7 @@ impl Violation {
     /// The lost stores as text: DIMM, offset, value, and source line.
     #[must_use]
     pub fn lost_stores(&self) -> Vec<String> {
-        let line = |(dimm, lost): &(usize, Lost)| {
-            let file = lost.site.file().rsplit('/').next().unwrap_or_default();
-            format!("DIMM {dimm}: {:#x} = {:#018x} from {file}:{}", lost.at, lost.value, lost.site.line())
-        };
+        let line = |(dimm, lost): &(usize, Lost)| format!("DIMM {dimm}: {}", line(lost));
         self.lost.iter().map(line).collect()
     }
 }

@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvstack_label_sim::sim::{Mutant, leave_out};
 use nvstack_media::Result;
@@ -145,8 +147,8 @@ impl<'w> Explorer<'w> {
         Some(Expect { step, number: moment.answered * 2 + usize::from(whole), allowed, whole })
     }
 
-    /// Goes through all there is. The first failure, if any, is in `worst` then.
-    pub(crate) fn explore(&mut self) {
+    /// Goes through all there is, unless it is told to stop. The first failure, if any, is in `worst` then.
+    pub(crate) fn explore(&mut self, stop: &Arc<AtomicBool>) {
         if self.workload.changes.contains(&Change::Damage) {
             self.damages();
             return;
@@ -155,6 +157,7 @@ impl<'w> Explorer<'w> {
         self.failed = run.failed;
         let bounds = self.bounds;
         let mut judge = Judge::new(self.model, self.workload.ways, bounds.depth, bounds.inner, bounds.prune);
+        judge.stop = Arc::clone(stop);
         let mut seen: HashSet<u128, BuildHasherDefault<Through>> = HashSet::default();
         let mut counts = Counts::default();
         let mut worst = None;
@@ -177,21 +180,28 @@ impl<'w> Explorer<'w> {
                     expect.number += 1;
                 }
             }
-            let (given, wrong) = moment.each(bounds.images, |choices, images| {
+            let (given, end) = moment.each(bounds.images, |choices, images| {
+                if stop.load(Ordering::Relaxed) {
+                    return ControlFlow::Break(None);
+                }
                 let new = seen.insert(hash(images) ^ expect.number as u128);
                 if bounds.prune && !new {
                     return ControlFlow::Continue(());
                 }
                 match judge.judge(images, &expect) {
                     Ok(_) => ControlFlow::Continue(()),
-                    Err(what) => ControlFlow::Break((choices.to_vec(), what)),
+                    Err(what) => ControlFlow::Break(Some((choices.to_vec(), what))),
                 }
             });
             counts.images += given;
-            if let Some((choices, what)) = wrong {
-                worst =
-                    Some(self.violation(number, choices, format!("before {}: {what}", moment.event), moment));
-                break;
+            match end {
+                Some(Some((choices, what))) => {
+                    let what = format!("before {}: {what}", moment.event);
+                    worst = Some(self.violation(number, choices, what, moment));
+                    break;
+                }
+                Some(None) => break,
+                None => {}
             }
         }
         if worst.is_none()

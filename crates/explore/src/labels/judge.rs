@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvstack_format::label::Flags;
 use nvstack_label_sim::{Assembled, FindingKind, LabelArea};
@@ -66,6 +67,8 @@ pub(crate) struct Judge {
     classes: HashMap<u64, u64>,
     known: Option<HashMap<u128, (u32, Verdict), BuildHasherDefault<Through>>>,
     pub(crate) judged: Judged,
+    /// Set when nothing more is to be looked at.
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 impl Judge {
@@ -80,6 +83,7 @@ impl Judge {
             classes: HashMap::new(),
             known,
             judged: Judged::default(),
+            stop: Arc::default(),
         }
     }
 
@@ -344,16 +348,21 @@ impl Judge {
             let expect =
                 Expect { allowed: allowed.clone(), whole: false, number: usize::MAX, ..expect.clone() };
             let mut inner = 0;
-            let (_, wrong) = moment.each(self.limit, |_, images| {
+            let (_, end) = moment.each(self.limit, |_, images| {
+                if self.stop.load(Ordering::Relaxed) {
+                    return ControlFlow::Break(None);
+                }
                 inner += 1;
                 match self.judge_to(images, &expect, depth - 1) {
                     Ok(_) => ControlFlow::Continue(()),
-                    Err(e) => ControlFlow::Break(e),
+                    Err(e) => ControlFlow::Break(Some(e)),
                 }
             });
             self.judged.inner += inner;
-            if let Some(e) = wrong {
-                return Err(format!("cut in {what}, before {}: {e}", moment.event));
+            match end {
+                Some(Some(e)) => return Err(format!("cut in {what}, before {}: {e}", moment.event)),
+                Some(None) => return Ok(()),
+                None => {}
             }
         }
         Ok(())

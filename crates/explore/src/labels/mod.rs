@@ -22,5 +22,5 @@ mod workload;
 pub use case::{Case, Violation, mutant};
 pub use explorer::Counts;
 pub use nvstack_label_sim::sim::Mutant;
-pub use run::{Config, Progress, Replay, Scope, Summary, ViolationSummary, replay, run};
+pub use run::{Config, Progress, Replay, Scope, Summary, replay, run};
 pub use workload::{Change, Workload, random};

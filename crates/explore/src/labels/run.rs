@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From a configuration to a summary.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use nvstack_format::label::Version;
@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::case::{Case, Violation};
 use super::explorer::{Bounds, Counts, Explorer};
 use super::workload::{Change, SHAPES, Workload, all, random};
+use crate::share::{Done, Limits, ViolationSummary, share};
 
 /// What is explored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct Config {
     pub stop_at_first: bool,
     /// No workload is begun after this time.
     pub time: Option<Duration>,
+    /// Set by whoever wants it to end now, with what was found so far.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Config {
@@ -78,6 +81,7 @@ impl Config {
             threads: std::thread::available_parallelism().map_or(2, usize::from),
             stop_at_first: true,
             time: None,
+            stop: Arc::default(),
         }
     }
 
@@ -204,19 +208,6 @@ pub struct Progress {
     pub counts: Counts,
 }
 
-/// A failure, as a summary tells it.
-#[derive(Clone, Debug, Serialize)]
-pub struct ViolationSummary {
-    /// The line for [`replay`].
-    pub seed: String,
-    /// What was wrong.
-    pub what: String,
-    /// The changes.
-    pub workload: String,
-    /// The stores that the images do not have: DIMM, offset, value, and source line.
-    pub lost: Vec<String>,
-}
-
 impl From<&Violation> for ViolationSummary {
     fn from(v: &Violation) -> ViolationSummary {
         ViolationSummary {
@@ -249,6 +240,8 @@ pub struct Summary {
     pub sampled: u64,
     /// Whether the time ran out first.
     pub out_of_time: bool,
+    /// Whether somebody said stop.
+    pub interrupted: bool,
     /// Seconds.
     pub elapsed: f64,
     /// The first failure of each workload that failed, fewest changes first.
@@ -258,55 +251,37 @@ pub struct Summary {
     pub first: Option<Violation>,
 }
 
+/// A thread that explores: whole again when it is done.
+struct Thread;
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        leave_out(None);
+    }
+}
+
 /// Explores. `progress` is called after each workload, by any thread.
 pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Summary> {
     let begun = Instant::now();
-    let stop_at = config.time.map(|time| begun + time);
     let jobs = config.jobs();
-    let (next, failed, late) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
-    let total = Mutex::new((0usize, Counts::default(), Vec::<(usize, Violation)>::new(), None::<Error>));
-    let work = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some((model, workload, bounds)) = jobs.get(number) else { break };
-            if config.stop_at_first && failed.load(Ordering::Relaxed) {
-                break;
-            }
-            if stop_at.is_some_and(|at| Instant::now() >= at) {
-                late.store(true, Ordering::Relaxed);
-                break;
-            }
-            let outcome = Explorer::new(workload, *model, config.mutant, *bounds).map(|mut explorer| {
-                explorer.explore();
-                (explorer.counts, explorer.worst)
-            });
-            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-            match outcome {
-                Ok((counts, worst)) => {
-                    total.0 += 1;
-                    total.1.add(&counts);
-                    failed.fetch_or(worst.is_some(), Ordering::Relaxed);
-                    total.2.extend(worst.map(|v| (number, v)));
-                }
-                Err(e) => {
-                    total.3.get_or_insert(e);
-                    failed.store(true, Ordering::Relaxed);
-                }
-            }
-            progress(&Progress { done: total.0, of: jobs.len(), counts: total.1 });
-        }
-        leave_out(None);
+    let limits = Limits {
+        threads: config.threads,
+        stop_at_first: config.stop_at_first,
+        stop_at: config.time.map(|time| begun + time),
+        stop: &config.stop,
     };
-    std::thread::scope(|scope| {
-        for _ in 1..config.threads.max(1) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    let (workloads, counts, mut found, error) = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some(e) = error {
-        return Err(e);
-    }
+    let Done { workloads, counts, mut found, out_of_time, interrupted } = share(
+        &jobs,
+        &limits,
+        || Thread,
+        |(model, workload, bounds)| {
+            let mut explorer = Explorer::new(workload, *model, config.mutant, *bounds)?;
+            explorer.explore(&config.stop);
+            Ok((explorer.counts, explorer.worst))
+        },
+        Counts::add,
+        |done, counts| progress(&Progress { done, of: jobs.len(), counts: *counts }),
+    )?;
     found.sort_by_key(|(number, v)| (v.case.workload.changes.len(), *number));
     Ok(Summary {
         workloads,
@@ -317,7 +292,8 @@ pub fn run(config: &Config, progress: &(dyn Fn(&Progress) + Sync)) -> Result<Sum
         recoveries: counts.recoveries,
         given_up_by_linux: counts.given_up,
         sampled: counts.sampled,
-        out_of_time: late.into_inner(),
+        out_of_time,
+        interrupted,
         elapsed: begun.elapsed().as_secs_f64(),
         violations: found.iter().map(|(_, v)| v.into()).collect(),
         first: found.into_iter().next().map(|(_, v)| v),

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::IoSlice;
+use std::str::FromStr;
 
 use nvstack_block::{BlockDevice, Lba, Linear, WriteFlags};
 use nvstack_format::pfn::{Geometry, INFO_OFFSET};
@@ -59,12 +60,37 @@ pub struct Workload {
 
 impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} over {:?}", self.deed, self.before)
+        let before = match self.before {
+            Before::Blank => "blank",
+            Before::Junk => "junk",
+            Before::Whole => "whole",
+            Before::Foreign => "foreign",
+        };
+        let kind = |kind: &Kind| if *kind == Kind::Fsdax { "fsdax" } else { "devdax" };
+        match &self.deed {
+            Deed::Create(of, Mode::Pmem) => write!(f, "{}-dev/{before}", kind(of)),
+            Deed::Create(of, Mode::Ram) => write!(f, "{}-mem/{before}", kind(of)),
+            Deed::Block(of) => write!(f, "{}-block/{before}", kind(of)),
+            Deed::Descriptors => write!(f, "descriptors/{before}"),
+        }
+    }
+}
+
+impl FromStr for Workload {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Workload> {
+        all().into_iter().find(|workload| workload.to_string() == text).ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, "read workload")
+                .found(format_args!("{text:?}"))
+                .accepted("DEED/BEFORE, as in fsdax-dev/whole or descriptors/blank")
+        })
     }
 }
 
 /// All of them.
-pub(crate) fn all() -> Vec<Workload> {
+#[must_use]
+pub fn all() -> Vec<Workload> {
     let mut found = Vec::new();
     for before in [Before::Blank, Before::Whole, Before::Foreign, Before::Junk] {
         for deed in [
