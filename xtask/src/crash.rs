@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The crash lane: `nvstack crash-test`, as its users run it.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -46,8 +47,15 @@ fn quick(bin: &Path) -> Result<String> {
     let images = summary["images"].as_u64().ok_or_else(|| format!("no images in {summary}"))?;
     ensure(images > IMAGES, || format!("{images} images, promised are more than {IMAGES}"))?;
     ensure(took < QUICK, || format!("it took {} s, promised are {}", took.as_secs(), QUICK.as_secs()))?;
-    tally("explore", "nvstack crash-test --quick", "crash images", images);
-    Ok(format!("{images} images in {:.1} s", took.as_secs_f64()))
+    let mut words = format!("{images} images in {:.1} s", took.as_secs_f64());
+    for part in ["btt", "pfn", "labels"] {
+        let of_part = summary["parts"].as_array().into_iter().flatten().find(|of| of["part"] == part);
+        let images = of_part.and_then(|of| of["images"].as_u64()).unwrap_or_default();
+        ensure(images > 0, || format!("nothing of {part} in {summary}"))?;
+        let _ = write!(words, ", {part} {images}");
+        tally("explore", &format!("nvstack crash-test --quick, {part}"), "crash images", images);
+    }
+    Ok(words)
 }
 
 /// The JSON object that ends an output.

@@ -43,6 +43,9 @@ enum Chore {
         /// Run this lane only (may be repeated)
         #[arg(long, value_enum)]
         lane: Vec<LaneName>,
+        /// Of the guest lane, run this part only (may be repeated)
+        #[arg(long, value_enum)]
+        part: Vec<guest::Part>,
         /// Never install a Debian package, not even as root
         #[arg(long)]
         no_install: bool,
@@ -98,6 +101,9 @@ enum Chore {
         #[arg(long)]
         render: bool,
     },
+    /// What the guest lane runs in its guest
+    #[command(hide = true)]
+    Stamp(guest::writers::Options),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -156,7 +162,9 @@ impl LaneName {
 
 fn main() -> ExitCode {
     let (name, done) = match Args::parse().chore {
-        Chore::Test { lane, no_install, .. } if counts::counting() => return test(&lane, no_install),
+        Chore::Test { lane, part, no_install, .. } if counts::counting() => {
+            return test(&lane, &part, no_install);
+        }
         Chore::Test { long, .. } => match counted(long) {
             Ok(code) => return code,
             Err(error) => ("test", Err(error)),
@@ -170,6 +178,7 @@ fn main() -> ExitCode {
         Chore::Fuzz { minutes, target } => ("fuzz", fuzz::run(&fuzz::Options { minutes, targets: target })),
         Chore::Trust { render: true, .. } => ("trust", trust::write()),
         Chore::Trust { render: false, lane } => ("trust", trust::run(&lane)),
+        Chore::Stamp(options) => ("stamp", guest::writers::run(&options)),
         Chore::Record { scene } => ("record", guest::record::run(&mut Packages::new(true), &scene)),
     };
     match done {
@@ -189,7 +198,7 @@ fn counted(long: bool) -> report::Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn test(wanted: &[LaneName], no_install: bool) -> ExitCode {
+fn test(wanted: &[LaneName], parts: &[guest::Part], no_install: bool) -> ExitCode {
     let mut packages = Packages::new(!no_install);
     let mut report = Report::default();
     for name in LaneName::ALL.into_iter().filter(|name| wanted.is_empty() || wanted.contains(name)) {
@@ -211,7 +220,7 @@ fn test(wanted: &[LaneName], no_install: bool) -> ExitCode {
             LaneName::Crash => crash::lane(lane),
             LaneName::Fuzz => fuzz::lane(lane),
             LaneName::Nbd => nbd::run(lane, &mut packages),
-            LaneName::Guest => guest::run(lane, &mut packages),
+            LaneName::Guest => guest::run(lane, &mut packages, parts),
         });
     }
     report.finish()

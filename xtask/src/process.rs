@@ -3,8 +3,8 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -89,6 +89,45 @@ pub(crate) fn run_or_stop(command: &mut Command, limit: Duration) -> Result<(Ran
     Ok((ran, status.is_some()))
 }
 
+/// Runs until it has printed a line that begins with `mark`, does `then` with the process group that it leads, and kills it. Gives
+/// whether it lived that long; the limit is for the line.
+pub(crate) fn run_and_kill(
+    command: &mut Command,
+    mark: &str,
+    limit: Duration,
+    then: impl FnOnce(Pid) -> Result<()>,
+) -> Result<(Ran, bool)> {
+    let name = shown(command);
+    let started = Instant::now();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().context(&name)?;
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let stderr = collect(child.stderr.take());
+    let lines = lines(child.stdout.take());
+    let (mut stdout, mut marked) = (String::new(), false);
+    while !marked && started.elapsed() < limit {
+        match lines.recv_timeout(limit.saturating_sub(started.elapsed())) {
+            Ok(line) => {
+                marked = line.starts_with(mark);
+                stdout.push_str(&line);
+            }
+            Err(_) => break,
+        }
+    }
+    let done = match group {
+        Some(group) if marked => then(group),
+        _ => Ok(()),
+    };
+    kill_group(&mut child);
+    let status = child.wait().context(&name)?;
+    done.context(&name)?;
+    while let Ok(line) = lines.recv_timeout(PIPES) {
+        stdout.push_str(&line);
+    }
+    let lived = marked && status.signal() == Some(Signal::KILL.as_raw());
+    Ok((Ran { status, stdout, stderr: stderr.recv_timeout(PIPES).unwrap_or_default() }, lived))
+}
+
 /// As [`run`], and a status other than 0 is a failure that shows what the program said.
 pub(crate) fn succeed(command: &mut Command, limit: Duration) -> Result<Ran> {
     let ran = run(command, limit)?;
@@ -135,6 +174,24 @@ pub(crate) fn sha256_of(bytes: &[u8]) -> Result<String> {
     sha256(file.path())
 }
 
+/// The lines of a pipe as they come, until it ends.
+fn lines(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (send, receive) = channel();
+    thread::spawn(move || {
+        let Some(pipe) = pipe else { return };
+        let mut pipe = BufReader::new(pipe);
+        loop {
+            let mut line = Vec::new();
+            match pipe.read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) if send.send(String::from_utf8_lossy(&line).replace('\r', "")).is_err() => return,
+                Ok(_) => {}
+            }
+        }
+    });
+    receive
+}
+
 fn collect(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
     let (send, receive) = channel();
     thread::spawn(move || {
@@ -176,6 +233,27 @@ mod tests {
             .expect("ends");
         assert_eq!(ran.stdout, "done\n");
         assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn what_is_to_be_killed_is_killed_behind_its_line_and_not_before() {
+        let limit = Duration::from_secs(30);
+        let script = "echo one; echo @NOW; while :; do sleep 1; done";
+        let (ran, lived) = run_and_kill(&mut command("sh", ["-c", script]), "@NOW", limit, |group| {
+            assert!(group.as_raw_nonzero().get() > 1);
+            Ok(())
+        })
+        .expect("runs");
+        assert!(lived && ran.stdout.starts_with("one\n@NOW\n"), "{ran:?}");
+        let ended = |script| {
+            run_and_kill(&mut command("sh", ["-c", script]), "@NOW", limit, |_| {
+                thread::sleep(Duration::from_millis(300));
+                Ok(())
+            })
+            .expect("runs")
+        };
+        assert!(!ended("echo early").1, "it never said so");
+        assert!(!ended("echo @NOW; exit 3").1, "it ended by itself");
     }
 
     #[test]

@@ -110,6 +110,12 @@ impl Image {
         Ok(image)
     }
 
+    /// A copy of it in another file.
+    pub(super) fn copied(&self, path: PathBuf) -> Result<Image> {
+        std::fs::copy(&self.path, &path).context(self.path.display())?;
+        Ok(Image { path, ..self.clone() })
+    }
+
     /// An image of zeros, for ndctl to make a namespace of all of it.
     pub(super) fn blank(folder: &Path, combo: Combo, namespace: u64) -> Result<Image> {
         let name = combo.name();

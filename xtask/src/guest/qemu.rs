@@ -11,10 +11,12 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
+
 use super::acpi::{self, Table};
 use super::cpio::Archive;
 use super::kernel::Kernel;
-use crate::process::{Ran, command, run_or_stop, succeed};
+use crate::process::{Ran, command, run_and_kill, run_or_stop, succeed};
 use crate::report::{Context, Result, ensure};
 use crate::verdict::{Verdict, parse};
 
@@ -113,6 +115,64 @@ impl Boot {
 
     /// Boots, runs the script to its end, powers off; gives what the script said, in its order.
     pub(crate) fn run(mut self, machine: &Machine, name: &str, limit: Duration) -> Result<Vec<Verdict>> {
+        let initrd = self.initrd(machine, name)?;
+        let saved = self.out.as_ref().map(|_| machine.folder.join(format!("{name}.saved")));
+        let ran = boot(&mut self.command(machine, &initrd, saved.as_deref())?, name, limit);
+        let _ = fs::remove_file(&initrd);
+        let (ran, console, ended) = ran?;
+        let log = log(machine, name, &console)?;
+        let ended = ensure(ended, || format!("not done after {} s", limit.as_secs()))
+            .and_then(|()| ensure(ran.status.success(), || format!("QEMU: {}{}", ran.status, ran.stderr)));
+        let verdicts = ended.and_then(|()| verdicts(&console)).context(log)?;
+        BOOTS.fetch_add(1, Ordering::Relaxed);
+        if let (Some(folder), Some(saved)) = (&self.out, saved) {
+            fs::create_dir_all(folder).context(folder.display())?;
+            let tar = ["xf".as_ref(), saved.as_os_str(), "-C".as_ref(), folder.as_os_str()];
+            succeed(&mut command("tar", tar), limit)?;
+            let _ = fs::remove_file(saved);
+        }
+        Ok(verdicts)
+    }
+
+    /// Boots, waits for a line of the console that begins with `mark`, does `then` with the emulator's process group, and kills
+    /// the emulator. What the script said until then must be good.
+    pub(crate) fn kill(
+        mut self,
+        machine: &Machine,
+        name: &str,
+        mark: &str,
+        limit: Duration,
+        mut then: impl FnMut(Pid) -> Result<()>,
+    ) -> Result<()> {
+        let initrd = self.initrd(machine, name)?;
+        let mut qemu = self.command(machine, &initrd, None)?;
+        let mut tries = TRIES;
+        let ran = loop {
+            tries -= 1;
+            let ran = run_and_kill(&mut qemu, mark, limit, &mut then);
+            match &ran {
+                // A signal that is not ours, as in `boot`.
+                Ok((ran, false))
+                    if tries > 0
+                        && ran.status.signal().is_some_and(|signal| signal != Signal::KILL.as_raw())
+                        && !is_ready(&ran.stdout) => {}
+                _ => break ran,
+            }
+        };
+        let _ = fs::remove_file(&initrd);
+        let (ran, lived) = ran?;
+        let log = log(machine, name, &ran.stdout)?;
+        ensure(lived, || format!("QEMU was not there to be killed: {}{}", ran.status, ran.stderr))
+            .and_then(|()| parse(&ran.stdout))
+            .and_then(|verdicts| match verdicts.into_iter().find(|verdict| !verdict.ok) {
+                Some(Verdict { case, words, .. }) => Err(format!("{case}: {words}").into()),
+                None => Ok(()),
+            })
+            .context(log)
+    }
+
+    /// The file system of this boot: what all have, and its own script and files.
+    fn initrd(&mut self, machine: &Machine, name: &str) -> Result<PathBuf> {
         let script = format!(". /helpers.sh\n{}", self.script);
         self.files.file("script.sh", false, script.as_bytes())?;
         let initrd = machine.folder.join(format!("{name}.initrd"));
@@ -123,27 +183,7 @@ impl Boot {
         let mut base = fs::File::open(&machine.initramfs).context(machine.initramfs.display())?;
         std::io::copy(&mut base, &mut whole).context(initrd.display())?;
         whole.write_all(&std::mem::take(&mut self.files).finish()?).context(initrd.display())?;
-        drop(whole);
-
-        let saved = self.out.as_ref().map(|_| machine.folder.join(format!("{name}.saved")));
-        let ran = boot(&mut self.command(machine, &initrd, saved.as_deref())?, name, limit);
-        let _ = fs::remove_file(&initrd);
-        let (ran, console, ended) = ran?;
-        let log = machine.folder.join(format!("{name}.log"));
-        fs::write(&log, &console).context(log.display())?;
-        let ended = ensure(ended, || format!("not done after {} s", limit.as_secs()))
-            .and_then(|()| ensure(ran.status.success(), || format!("QEMU: {}{}", ran.status, ran.stderr)));
-        let verdicts = ended
-            .and_then(|()| verdicts(&console))
-            .context(format!("boot {name} (console: {})", log.display()))?;
-        BOOTS.fetch_add(1, Ordering::Relaxed);
-        if let (Some(folder), Some(saved)) = (&self.out, saved) {
-            fs::create_dir_all(folder).context(folder.display())?;
-            let tar = ["xf".as_ref(), saved.as_os_str(), "-C".as_ref(), folder.as_os_str()];
-            succeed(&mut command("tar", tar), limit)?;
-            let _ = fs::remove_file(saved);
-        }
-        Ok(verdicts)
+        Ok(initrd)
     }
 
     fn command(&self, machine: &Machine, initrd: &Path, saved: Option<&Path>) -> Result<Command> {
@@ -196,6 +236,13 @@ fn boot(qemu: &mut Command, name: &str, limit: Duration) -> Result<(Ran, String,
             _ => return Ok((ran, console, ended)),
         }
     }
+}
+
+/// Keeps a console; gives words for what went wrong in that boot.
+fn log(machine: &Machine, name: &str, console: &str) -> Result<String> {
+    let log = machine.folder.join(format!("{name}.log"));
+    fs::write(&log, console).context(log.display())?;
+    Ok(format!("boot {name} (console: {})", log.display()))
 }
 
 fn is_ready(console: &str) -> bool {

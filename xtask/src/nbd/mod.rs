@@ -6,7 +6,7 @@ mod clients;
 mod kill;
 mod load;
 pub(crate) mod readme;
-mod stamp;
+pub(crate) mod stamp;
 
 use crate::packages::{NBD, Packages};
 use crate::report::{Context, Lane, Result};
