@@ -84,7 +84,8 @@ fn older(seq: [u32; 2]) -> Result<usize, String> {
     if a == 0 {
         return Ok(0);
     }
-    if a == b || a + b > 5 {
+    // Linux adds them as words of 32 bits.
+    if a == b || a.wrapping_add(b) > 5 {
         return Err(format!("flog sequence numbers {a} and {b}"));
     }
     Ok(match (a < b, a.abs_diff(b) == 1) {

@@ -35,8 +35,9 @@ const ROUNDS: usize = 3;
 const LONG_ROUNDS: usize = 10;
 /// Images that Linux looks at in one boot.
 const SHARE: usize = 5;
-/// Stops before each kill.
-const STOPS: u64 = 40;
+/// Stops before each kill, and in a long run.
+const STOPS: u64 = 16;
+const LONG_STOPS: u64 = 40;
 /// Of them those that are looked at in any case: every so many-th.
 const EACH: u64 = 10;
 /// Others that are looked at, where tables are half-way.
@@ -44,6 +45,10 @@ const HALF_WAY: usize = 4;
 /// Milliseconds of writing before each.
 const LONGEST: u64 = 60;
 const LIMIT: Duration = Duration::from_secs(120);
+
+fn stops() -> u64 {
+    if long() { LONG_STOPS } else { STOPS }
+}
 
 /// One boot that is killed.
 #[derive(Clone, Copy)]
@@ -205,7 +210,7 @@ impl Round {
         let (mut cuts, mut half_ways) = (Vec::new(), 0);
         let delay = |n| thread::sleep(Duration::from_micros(mix(base ^ n) % (LONGEST * 1000)));
         boot.kill(machine, &name, WRITING, BOOT_LIMIT, |emulator| {
-            for n in 0..STOPS {
+            for n in 0..stops() {
                 delay(n);
                 let cut = stopped(emulator, || {
                     let half_way = audit(&image.path).is_err();
@@ -221,7 +226,7 @@ impl Round {
                 })?;
                 cuts.extend(cut);
             }
-            delay(STOPS);
+            delay(stops());
             Ok(())
         })?;
         let half_way = audit(&image.path).is_err();
@@ -248,8 +253,9 @@ impl Round {
         let (last, found) = self.look_at(bin, folder, last)?;
         newer += found.newer;
         let words = format!(
-            "{STOPS} stops and a kill in {} acknowledged sectors, {half_ways} of them between flog and map; in the {} that were \
+            "{} stops and a kill in {} acknowledged sectors, {half_ways} of them between flog and map; in the {} that were \
              looked at no sector is torn or older than told, {newer} are newer; recovered by us, they read the same",
+            self::stops(),
             found.told,
             stops + 1,
         );
