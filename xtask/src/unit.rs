@@ -58,13 +58,13 @@ pub(crate) fn run(lane: &mut Lane, packages: &Packages) -> Result<()> {
     Ok(())
 }
 
-/// An example: built, tested and judged as the workspace is, in a folder of its own below the workspace's target.
+/// An example: built, tested and judged as the workspace is. What both depend on is built once.
 fn example(manifest: &str) -> Result<String> {
     let run = |args: &[&str]| {
         let mut command = cargo([]);
         let (action, options) = args.split_first().ok_or("nothing to run")?;
         command.args([*action, "--manifest-path", manifest]).args(options);
-        command.env("CARGO_TARGET_DIR", target().join("examples")).env("RUSTDOCFLAGS", "-D warnings");
+        command.env("CARGO_TARGET_DIR", target()).env("RUSTDOCFLAGS", "-D warnings");
         Ok::<Command, crate::report::Failure>(command)
     };
     succeed(&mut run(&["fmt", "--check"])?, LIMIT)?;

@@ -203,7 +203,7 @@ fn area_of(medium: &Sparse, place: Place) -> nvstack_media::Result<LabelArea<Par
 
 /// One label area: found at the end of an image, read, and changed without harm to what was healthy.
 ///
-/// Input: which area, how much, then [`edit`]s; its last bytes say what is written.
+/// Input: which area, how much, then `edit`s; its last bytes say what is written.
 pub fn label_area(data: &[u8]) {
     let (data, last) = data.split_at(data.len().saturating_sub(6));
     let mut input = Input::new(data);

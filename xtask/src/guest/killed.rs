@@ -31,7 +31,7 @@ use crate::unit::target;
 use crate::verdict::{Verdict, note};
 
 /// Kills in a normal run, and in a long one.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 const LONG_ROUNDS: usize = 10;
 /// Images that Linux looks at in one boot.
 const SHARE: usize = 5;

@@ -196,7 +196,7 @@ fn of_pfn(args: &CrashTestArgs, these: Option<&Workloads>, stop: &Arc<AtomicBool
 fn of_labels(args: &CrashTestArgs, these: Option<&Workloads>, stop: &Arc<AtomicBool>) -> Vec<labels::Config> {
     let mut config = match args.mutant {
         Some(Mutant::Labels(mutant)) => labels::Config::without(mutant),
-        _ => labels::Config::quick(),
+        _ => labels::Config { images: 512, inner: 32, ..labels::Config::quick() },
     };
     config.stop = Arc::clone(stop);
     if !args.model.is_empty() {

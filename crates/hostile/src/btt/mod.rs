@@ -20,7 +20,7 @@ use crate::{Input, Sparse};
 
 /// Info blocks that lead from arena to arena: whatever the chain says, it ends, and is whole or refused.
 ///
-/// Input: which BTT, how it is opened, then edits ([`edit`]).
+/// Input: which BTT, how it is opened, then edits (`edit`).
 pub fn arena_chain(data: &[u8]) {
     let mut input = Input::new(data);
     // Those of several arenas twice as often.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! DIMMs that are each a region of their own, as QEMU describes them, all in one boot.
+//! DIMMs that are each a region of their own, as QEMU describes them, a dozen in one boot.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ const NONE: Kind =
     Kind { name: "", size: 128 * MIB, label_size: 0, image: &[], lab: &[], guest: &[], on: &[] };
 
 /// These are made with labels of both versions.
-const LABELLED: [Kind; 6] = [
+const LABELLED: [Kind; 4] = [
     Kind {
         name: "whole",
         size: 128 * MIB,
@@ -111,47 +111,10 @@ const LABELLED: [Kind; 6] = [
         on: &["destroy-namespace -f @3", "create-namespace -r {r} -s 32M -m fsdax -u #11"],
         ..NONE
     },
-    // Of us there is nothing but the label area.
-    Kind {
-        name: "theirs",
-        size: 384 * MIB,
-        label_size: AREA,
-        lab: &["init-labels {m} -V {v}"],
-        guest: &[
-            "ndctl create-namespace -r {r} -s 32M -m raw -u #1 -n first",
-            "ndctl create-namespace -r {r} -s 32M -m sector -l 512 -u #2",
-            "ndctl create-namespace -r {r} -s 32M -m sector -l 4096 -u #3 -n journal",
-            "ndctl create-namespace -r {r} -s 32M -m fsdax -M mem -u #4",
-            "ndctl create-namespace -r {r} -s 32M -m fsdax -M dev -u #5 -n data",
-            "ndctl create-namespace -r {r} -s 32M -m devdax -M mem -u #6",
-            "ndctl create-namespace -r {r} -s 32M -m devdax -M dev -u #7",
-            "ndctl create-namespace -r {r} -s 32M -m fsdax -M dev -a 4K -u #8",
-            "ndctl destroy-namespace -f @2",
-        ],
-        on: &[
-            "create-namespace -f -e @4 -m sector -l 520 -u #9",
-            "destroy-namespace -f @6",
-            "create-namespace -r {r} -s 32M -m devdax -u #10",
-        ],
-        ..NONE
-    },
-    // Twice the area, and so more than twice the slots.
-    Kind {
-        name: "large-area",
-        size: 256 * MIB,
-        label_size: 2 * AREA,
-        lab: &["init-labels {m} -V {v}", "create-namespace -r {r} -s 32M -m sector -u #1"],
-        guest: &[
-            "ndctl create-namespace -r {r} -s 32M -m devdax -u #2",
-            "ndctl create-namespace -r {r} -s 32M -m raw -u #3 -n theirs",
-        ],
-        on: &["destroy-namespace -f @2", "create-namespace -r {r} -s 32M -m fsdax -u #4"],
-        ..NONE
-    },
 ];
 
 /// These have no labels to begin with, and one of them gets some.
-const OTHERS: [Kind; 5] = [
+const OTHERS: [Kind; 4] = [
     Kind {
         name: "no-labels-fsdax",
         lab: &["create-namespace -f -e {s} -m fsdax"],
@@ -167,15 +130,6 @@ const OTHERS: [Kind; 5] = [
         ..NONE
     },
     Kind { name: "no-labels-devdax", lab: &["create-namespace -f -e {s} -m devdax"], ..NONE },
-    Kind {
-        name: "aligned",
-        size: 2048 * MIB,
-        label_size: AREA,
-        lab: &["init-labels {m} -V 1.2"],
-        guest: &["ndctl create-namespace -r {r} -m devdax -a 1G -u #1"],
-        on: &["destroy-namespace -f @1", "create-namespace -r {r} -m devdax -a 1G -u #2"],
-        ..NONE
-    },
     Kind {
         name: "blank",
         label_size: AREA,
